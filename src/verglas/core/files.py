@@ -1,0 +1,101 @@
+"""Write files so that a final name never holds half a file.
+
+The content goes to a temporary name in the same folder, is flushed to the disk and renamed.
+A crash or a full disk leaves at most a file whose name starts with a dot and ends in `.tmp`.
+"""
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from verglas.core.errors import UserError
+
+__all__ = ["atomic_folder", "atomic_path", "relative_path", "write_text"]
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a temporary path that becomes `path` when the block ends without error.
+
+    The suffix is kept, since writers choose the format by it.
+
+    Args:
+        path: final name; its folder is made; an existing file is replaced.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary_name(path, suffix=path.suffix)
+    with _full_disk_explained(path):
+        try:
+            yield temporary
+            _flush(temporary)
+            os.replace(temporary, path)
+            _flush(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Give a temporary folder that becomes `folder` when the block ends without error.
+
+    Args:
+        folder: final name; it must not exist or be empty.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary_name(folder, suffix="")
+    with _full_disk_explained(folder):
+        try:
+            temporary.mkdir()
+            yield temporary
+            for path in temporary.rglob("*"):
+                _flush(path)
+            _flush(temporary)
+            os.replace(temporary, folder)
+            _flush(folder.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in one step: all of it or nothing."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def relative_path(path: Path, root: Path) -> str:
+    """Write a path relative to a folder with forward slashes, `..` allowed.
+
+    Args:
+        path: absolute, or relative to the current folder.
+        root: the project folder.
+    """
+    return Path(os.path.relpath(path.absolute(), root.absolute())).as_posix()
+
+
+def _temporary_name(path: Path, *, suffix: str) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp{suffix}")
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _full_disk_explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise UserError(
+            f"cannot write {str(path)!r}: {os.strerror(error.errno).lower()}",
+            "free some space and run again; finished chunks are kept",
+        ) from error
