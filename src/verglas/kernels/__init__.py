@@ -1,0 +1,1 @@
+"""Pure torch functions on batches of images, volumes and rotations."""

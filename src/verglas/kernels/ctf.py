@@ -1,0 +1,211 @@
+"""Contrast transfer function and the delocalisation it causes.
+
+Astigmatism is a symmetric 2x2 form in (kx, ky), so nothing is singular at zero
+frequency or zero astigmatism. Coefficients are worked out in float64 and cast once.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from verglas.kernels._checks import require_tail
+
+__all__ = ["ctf_phase", "electron_wavelength_angst", "evaluate_ctf", "point_spread_angst"]
+
+# CODATA 2018
+_PLANCK_J_S = 6.62607015e-34
+_ELECTRON_CHARGE_C = 1.602176634e-19
+_ELECTRON_MASS_KG = 9.1093837015e-31
+_LIGHT_SPEED_M_PER_S = 299792458.0
+
+_ANGST_PER_MM = 1e7
+
+
+def electron_wavelength_angst(voltage_kv: float) -> float:
+    """Relativistic wavelength of an electron.
+
+    References:
+        Reimer & Kohl 2008, doi:10.1007/978-0-387-40093-8, eq. 2.5.
+    """
+    if not 0 < voltage_kv < math.inf:
+        raise ValueError(f"voltage_kv must be positive and finite: got {voltage_kv!r}")
+    energy_j = _ELECTRON_CHARGE_C * voltage_kv * 1e3
+    rest_j = _ELECTRON_MASS_KG * _LIGHT_SPEED_M_PER_S**2
+    momentum_c_j = math.sqrt(energy_j * (energy_j + 2 * rest_j))
+    return _PLANCK_J_S * _LIGHT_SPEED_M_PER_S / momentum_c_j * 1e10
+
+
+def ctf_phase(
+    frequencies_per_angst: Tensor,
+    *,
+    defocus_u_angst: Tensor,
+    defocus_v_angst: Tensor,
+    defocus_angle_deg: Tensor,
+    phase_shift_deg: Tensor,
+    voltage_kv: float | Tensor,
+    spherical_aberration_mm: float | Tensor,
+    amplitude_contrast: float | Tensor,
+) -> Tensor:
+    """Argument of the CTF's sine, in radians.
+
+    Convention: `chi + phase_shift + asin(w)` with
+    `chi = pi lambda dz k^2 - pi/2 Cs lambda^3 k^4`; underfocus is positive and the
+    defocus angle runs from +x to the u axis towards +y.
+
+    Args:
+        frequencies_per_angst: `[..., 2]` (kx, ky), shared by the batch.
+        defocus_u_angst: `[b]`, along the u axis.
+        defocus_v_angst: `[b]`, across it.
+        defocus_angle_deg: `[b]`, of the u axis.
+        phase_shift_deg: `[b]`, of a phase plate.
+        voltage_kv: number or `[b]`.
+        spherical_aberration_mm: number or `[b]`.
+        amplitude_contrast: number or `[b]`, the w above.
+
+    Returns:
+        `[b, ...]`, dtype and device of the frequencies.
+
+    References:
+        Rohou & Grigorieff 2015, doi:10.1016/j.jsb.2015.08.008, eq. 2-5.
+    """
+    require_tail("frequencies_per_angst", frequencies_per_angst, (2,))
+    mean, cosine, sine, quartic, constant = _phase_coefficients(
+        defocus_u_angst,
+        defocus_v_angst,
+        defocus_angle_deg,
+        phase_shift_deg,
+        voltage_kv,
+        spherical_aberration_mm,
+        amplitude_contrast,
+    )
+    kx, ky = frequencies_per_angst.to(torch.float64).unbind(-1)
+    k2 = kx * kx + ky * ky
+    view = (-1, *[1] * kx.ndim)
+
+    def cast(tensor: Tensor) -> Tensor:
+        return tensor.to(frequencies_per_angst)
+
+    def per_item(tensor: Tensor) -> Tensor:
+        return cast(tensor).reshape(view)
+
+    phase = per_item(constant) + per_item(mean) * cast(k2)
+    phase = torch.addcmul(phase, per_item(cosine), cast(kx * kx - ky * ky))
+    phase = torch.addcmul(phase, per_item(sine), cast(2 * kx * ky))
+    return torch.addcmul(phase, per_item(quartic), cast(k2 * k2))
+
+
+def evaluate_ctf(
+    frequencies_per_angst: Tensor,
+    *,
+    defocus_u_angst: Tensor,
+    defocus_v_angst: Tensor,
+    defocus_angle_deg: Tensor,
+    phase_shift_deg: Tensor,
+    voltage_kv: float | Tensor,
+    spherical_aberration_mm: float | Tensor,
+    amplitude_contrast: float | Tensor,
+    b_factor_angst2: Tensor | None = None,
+) -> Tensor:
+    """Contrast transfer function of each item at the given frequencies.
+
+    Convention: `sin(chi + phase_shift + asin(w))`: the value at the origin is `w` and the
+    first lobe is positive, for particles with bright protein (see `ctf_phase`).
+
+    Args:
+        frequencies_per_angst: `[..., 2]` (kx, ky), shared by the batch.
+        defocus_u_angst: `[b]`, along the u axis.
+        defocus_v_angst: `[b]`, across it.
+        defocus_angle_deg: `[b]`, of the u axis.
+        phase_shift_deg: `[b]`, of a phase plate.
+        voltage_kv: number or `[b]`.
+        spherical_aberration_mm: number or `[b]`.
+        amplitude_contrast: number or `[b]`, the w above.
+        b_factor_angst2: `[b]`, envelope `exp(-B k^2 / 4)`; none without it.
+
+    Returns:
+        `[b, ...]` in [-1, 1], dtype and device of the frequencies.
+
+    References:
+        Rohou & Grigorieff 2015, doi:10.1016/j.jsb.2015.08.008, eq. 2-5.
+    """
+    phase = ctf_phase(
+        frequencies_per_angst,
+        defocus_u_angst=defocus_u_angst,
+        defocus_v_angst=defocus_v_angst,
+        defocus_angle_deg=defocus_angle_deg,
+        phase_shift_deg=phase_shift_deg,
+        voltage_kv=voltage_kv,
+        spherical_aberration_mm=spherical_aberration_mm,
+        amplitude_contrast=amplitude_contrast,
+    )
+    ctf = torch.sin(phase)
+    if b_factor_angst2 is None:
+        return ctf
+    k2 = frequencies_per_angst.square().sum(-1)
+    decay = b_factor_angst2.to(ctf).reshape(-1, *[1] * k2.ndim) / 4
+    return ctf * torch.exp(-decay * k2)
+
+
+def point_spread_angst(
+    frequencies_per_angst: Tensor,
+    *,
+    defocus_angst: float | Tensor,
+    voltage_kv: float,
+    spherical_aberration_mm: float,
+) -> Tensor:
+    """Distance by which the CTF moves information of a spatial frequency.
+
+    A box must exceed the particle's diameter by twice the largest value up to the wanted
+    resolution, or the CTF is aliased.
+
+    Args:
+        frequencies_per_angst: `[...]`, moduli.
+        defocus_angst: number or `[...]`.
+        voltage_kv: acceleration voltage.
+        spherical_aberration_mm: of the objective lens.
+
+    Returns:
+        `[...]`, `|lambda dz k - Cs lambda^3 k^3|` in Å.
+
+    References:
+        Otten et al. 1992, gradient of the wave aberration over 2 pi.
+    """
+    wavelength = electron_wavelength_angst(voltage_kv)
+    k = frequencies_per_angst
+    cubic = spherical_aberration_mm * _ANGST_PER_MM * wavelength**3
+    return torch.abs(wavelength * defocus_angst * k - cubic * k**3)
+
+
+def _phase_coefficients(
+    defocus_u_angst: Tensor,
+    defocus_v_angst: Tensor,
+    defocus_angle_deg: Tensor,
+    phase_shift_deg: Tensor,
+    voltage_kv: float | Tensor,
+    spherical_aberration_mm: float | Tensor,
+    amplitude_contrast: float | Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Factors of k^2, kx^2 - ky^2, 2 kx ky and k^4, and the constant; float64 `[b]` or `[]`."""
+    defocus_u = defocus_u_angst.to(torch.float64)
+    device = defocus_u.device
+
+    def float64(value: float | Tensor) -> Tensor:
+        return torch.as_tensor(value, dtype=torch.float64, device=device)
+
+    defocus_v, angle = float64(defocus_v_angst), torch.deg2rad(float64(defocus_angle_deg))
+    wavelength = _wavelengths_angst(float64(voltage_kv))
+    mean = math.pi * wavelength * (defocus_u + defocus_v) / 2
+    astigmatism = math.pi * wavelength * (defocus_u - defocus_v) / 2
+    cs_angst = float64(spherical_aberration_mm) * _ANGST_PER_MM
+    quartic = -math.pi / 2 * cs_angst * wavelength**3
+    constant = torch.deg2rad(float64(phase_shift_deg)) + torch.asin(float64(amplitude_contrast))
+    cosine, sine = astigmatism * torch.cos(2 * angle), astigmatism * torch.sin(2 * angle)
+    return mean, cosine, sine, quartic, constant
+
+
+def _wavelengths_angst(voltage_kv: Tensor) -> Tensor:
+    energy_j = _ELECTRON_CHARGE_C * voltage_kv * 1e3
+    rest_j = _ELECTRON_MASS_KG * _LIGHT_SPEED_M_PER_S**2
+    scale = _PLANCK_J_S * _LIGHT_SPEED_M_PER_S * 1e10
+    return scale / torch.sqrt(energy_j * (energy_j + 2 * rest_j))

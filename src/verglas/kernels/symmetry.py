@@ -1,0 +1,169 @@
+"""Point groups in RELION's axes, and symmetrising volumes.
+
+Names are C n, D n, T, O, I1 ... I4; `I` means I2. The n-fold axis is z; D has a 2-fold
+along x; T a 3-fold along z; O its 4-folds along x, y, z; I1 and I2 have 2-folds along
+x, y, z (they differ by a quarter turn), I3 and I4 a 5-fold along z (and differ by a half turn).
+Source of the axes: RELION 5, src/symmetries.cpp.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from verglas.kernels._checks import require_cube, require_tail
+
+__all__ = ["parse_symmetry", "symmetrise_volume", "symmetry_operators"]
+
+_MAX_FOLD = 99
+_Axis = tuple[int, Sequence[float]]
+
+_SHORT, _LONG = math.sqrt((5 - math.sqrt(5)) / 10), math.sqrt((5 + math.sqrt(5)) / 10)
+_POLYHEDRAL: dict[str, list[_Axis]] = {
+    "T": [(3, (0, 0, 1)), (2, (0, math.sqrt(2), 1))],
+    "O": [(3, (1, 1, 1)), (4, (0, 0, 1))],
+    "I1": [(2, (1, 0, 0)), (5, (_LONG, 0, -_SHORT))],
+    "I2": [(2, (0, 0, 1)), (5, (_SHORT, 0, _LONG))],
+    "I3": [(2, (-_SHORT, 0, _LONG)), (5, (0, 0, 1))],
+    "I4": [(2, (_SHORT, 0, _LONG)), (5, (2, 0, 1))],
+}
+_ORDERS = {"T": 12, "O": 24, "I1": 60, "I2": 60, "I3": 60, "I4": 60}
+
+
+def parse_symmetry(name: str) -> str:
+    """Normalise the name of a point group, or raise `ValueError`.
+
+    Returns:
+        One of `C1` ... `C99`, `D1` ... `D99`, `T`, `O`, `I1` ... `I4`.
+    """
+    group = name.strip().upper()
+    if group == "I":
+        return "I2"
+    if group in _POLYHEDRAL:
+        return group
+    match = re.fullmatch(r"([CD])(\d+)", group)
+    if match and 1 <= int(match[2]) <= _MAX_FOLD:
+        return f"{match[1]}{int(match[2])}"
+    raise ValueError(f"point group must be Cn, Dn, T, O, I or I1 ... I4: got {name!r}")
+
+
+def symmetry_operators(name: str) -> Tensor:
+    """Rotations of a point group.
+
+    Convention: `volume(g r) = volume(r)` for every operator g, which acts on (x, y, z)
+    column vectors; a pose `rotation_ref_to_img` is equivalent to `rotation_ref_to_img @ g`.
+
+    Returns:
+        `[g, 3, 3]`, float64, the identity first; n, 2 n, 12, 24 or 60 operators.
+    """
+    group = parse_symmetry(name)
+    if group in _POLYHEDRAL:
+        generators, order = _POLYHEDRAL[group], _ORDERS[group]
+    else:
+        fold = int(group[1:])
+        generators, order = [(fold, (0, 0, 1))], fold
+        if group[0] == "D":
+            generators, order = [*generators, (2, (1, 0, 0))], 2 * fold
+    operators = _close([_axis_rotation(fold, axis) for fold, axis in generators])
+    assert len(operators) == order, f"{group} closed with {len(operators)} operators"
+    return operators
+
+
+def symmetrise_volume(volumes: Tensor, operators: Tensor) -> Tensor:
+    """Average volumes over the operators of a point group, in real space.
+
+    Convention: rotations turn about voxel n // 2. An operator that permutes the axes (all
+    of O, most of D2 and D4) moves voxels exactly; others interpolate trilinearly. A voxel
+    whose mate lies outside the box takes the mean of the mates inside.
+
+    Args:
+        volumes: `[b, n, n, n]`.
+        operators: `[g, 3, 3]`, from `symmetry_operators`.
+
+    Returns:
+        `[b, n, n, n]`, dtype of the volumes.
+    """
+    require_cube("volumes", volumes)
+    require_tail("operators", operators, (3, 3))
+    total = torch.zeros_like(volumes)
+    weight = torch.zeros_like(volumes[:1])
+    # the weight is carried along as one more volume: it is 1 inside the box and 0 outside
+    stack = torch.cat([volumes, torch.ones_like(volumes[:1])])
+    for operator in operators.to(torch.float64):
+        turned = _turn(stack, operator)
+        total, weight = total + turned[:-1], weight + turned[-1:]
+    return total / weight.clamp(min=1e-3)
+
+
+def _turn(volumes: Tensor, operator: Tensor) -> Tensor:
+    """Values at `operator @ r` for every voxel r; zero outside the box."""
+    rounded = operator.round()
+    if torch.allclose(operator, rounded, rtol=0, atol=1e-9):
+        return _permute_voxels(volumes, rounded.to(torch.int64))
+    n = volumes.shape[-1]
+    theta = torch.zeros(1, 3, 4, dtype=volumes.dtype, device=volumes.device)
+    theta[0, :, :3] = operator.to(volumes)
+    # with align_corners the cube [-1, 1] has its centre at (n - 1) / 2, not at n // 2
+    offset = (n // 2 - (n - 1) / 2) * 2 / max(n - 1, 1)
+    centre = torch.full((3,), offset, dtype=torch.float64, device=operator.device)
+    theta[0, :, 3] = (centre - operator @ centre).to(volumes)
+    grid = F.affine_grid(theta, [1, 1, n, n, n], align_corners=True)
+    return F.grid_sample(volumes[None], grid, padding_mode="zeros", align_corners=True)[0]
+
+
+def _permute_voxels(volumes: Tensor, operator: Tensor) -> Tensor:
+    """Exact version of `_turn` for a signed permutation of the axes."""
+    rows = operator.tolist()
+    source = [next(column for column in range(3) if row[column]) for row in rows]
+    # row i of the operator says which coordinate of r drives axis i of the source
+    axes = [3 - source.index(column) for column in (2, 1, 0)]
+    turned = volumes
+    for i, row in enumerate(rows):
+        if sum(row) < 0:
+            turned = _reverse_about_centre(turned, 3 - i)
+    return turned.permute(0, *axes)
+
+
+def _reverse_about_centre(volumes: Tensor, axis: int) -> Tensor:
+    """Mirror about index n // 2; the first plane of an even axis has no mate and is zero."""
+    flipped = torch.flip(volumes, [axis])
+    n = volumes.shape[axis]
+    if n % 2 == 1:
+        return flipped
+    kept = flipped.narrow(axis, 0, n - 1)
+    return torch.cat([torch.zeros_like(kept.narrow(axis, 0, 1)), kept], dim=axis)
+
+
+def _axis_rotation(fold: int, axis: Sequence[float]) -> Tensor:
+    direction = torch.tensor(axis, dtype=torch.float64)
+    x, y, z = (direction / direction.norm() * (2 * math.pi / fold)).tolist()
+    generator = torch.tensor([[0, -z, y], [z, 0, -x], [-y, x, 0]], dtype=torch.float64)
+    rotation: Tensor = torch.linalg.matrix_exp(generator)
+    return rotation
+
+
+def _close(generators: list[Tensor]) -> Tensor:
+    """All products of the generators, each once, in a stable order."""
+    operators = torch.eye(3, dtype=torch.float64)[None]
+    frontier = operators
+    while len(frontier):
+        products = torch.cat([frontier @ generator for generator in generators])
+        fresh: list[Tensor] = []
+        for product in products:
+            known = torch.cat([operators, *[f[None] for f in fresh]])
+            if (known - product).abs().amax((1, 2)).min() > 1e-6:
+                fresh.append(_clean(product))
+        frontier = torch.stack(fresh) if fresh else operators[:0]
+        operators = torch.cat([operators, frontier])
+    return operators
+
+
+def _clean(rotation: Tensor) -> Tensor:
+    """Nearest rotation, with entries that are 0, 1/2 or 1 up to rounding made exact."""
+    u, _, vh = torch.linalg.svd(rotation)
+    nearest = u @ vh
+    halves = (nearest * 2).round() / 2
+    return torch.where((nearest - halves).abs() < 1e-12, halves, nearest)
