@@ -1,0 +1,1 @@
+"""Read and write the files of the field; foreign conventions end here."""
