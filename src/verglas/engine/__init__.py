@@ -1,0 +1,1 @@
+"""Scheduling: which chunks must run, where they run, and what became of them."""

@@ -1,0 +1,1 @@
+"""The project folder, its index, its one writer and its provenance graph."""
