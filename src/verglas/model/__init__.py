@@ -1,0 +1,39 @@
+"""Say what data are: columns, traits, kinds and data sets."""
+
+from verglas.model.column import COLUMNS, Column
+from verglas.model.dataset import DataSet, make_dataset
+from verglas.model.dataset_files import open_dataset, write_dataset
+from verglas.model.kinds import (
+    ATOMS,
+    CLASSES2D,
+    COORDINATES,
+    CURVES,
+    KINDS,
+    MASKS,
+    MICROGRAPHS,
+    PARTICLES,
+    VOLUMES,
+    Kind,
+)
+from verglas.model.traits import TRAITS, Trait
+
+__all__ = [
+    "ATOMS",
+    "CLASSES2D",
+    "COLUMNS",
+    "COORDINATES",
+    "CURVES",
+    "KINDS",
+    "MASKS",
+    "MICROGRAPHS",
+    "PARTICLES",
+    "TRAITS",
+    "VOLUMES",
+    "Column",
+    "DataSet",
+    "Kind",
+    "Trait",
+    "make_dataset",
+    "open_dataset",
+    "write_dataset",
+]

@@ -1,0 +1,81 @@
+"""Name the kinds of data sets: what a row is, and which traits it must have.
+
+A kind is a word for people and for matching ports; what a protocol can use is decided by
+traits. A plugin may declare further kinds with the same class.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+__all__ = [
+    "ATOMS",
+    "CLASSES2D",
+    "COORDINATES",
+    "CURVES",
+    "KINDS",
+    "MASKS",
+    "MICROGRAPHS",
+    "PARTICLES",
+    "VOLUMES",
+    "Kind",
+]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of data set.
+
+    Attributes:
+        id: as written in `dataset.json`, plural.
+        meaning: what a row is.
+        required: traits that every data set of the kind has.
+        optional: traits that protocols may add.
+    """
+
+    registry_category: ClassVar[str] = "kind"
+
+    id: str
+    meaning: str
+    required: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return self.id
+
+
+MICROGRAPHS = Kind(
+    "micrographs",
+    "Images of fields of particles in ice.",
+    ("image", "optics"),
+    ("ctf", "ctf_fit", "score"),
+)
+COORDINATES = Kind(
+    "coordinates",
+    "Positions of particles in micrographs.",
+    ("coord2d",),
+    ("score", "optics", "ctf"),
+)
+PARTICLES = Kind(
+    "particles",
+    "Images of single particles cut from micrographs.",
+    ("image", "pixels"),
+    ("optics", "ctf", "coord2d", "pose2d", "pose3d", "half_set", "class", "score"),
+)
+CLASSES2D = Kind(
+    "classes2d", "Class averages of particle images.", ("image", "pixels"), ("score", "resolution")
+)
+VOLUMES = Kind(
+    "volumes",
+    "Maps in three dimensions.",
+    ("volume", "pixels"),
+    ("half_maps", "mask", "resolution", "score"),
+)
+MASKS = Kind("masks", "Masks in three dimensions, 0 outside and 1 inside.", ("volume", "pixels"))
+CURVES = Kind("curves", "Curves over spatial frequency, as Fourier shell correlations.", ("curve",))
+ATOMS = Kind("atoms", "Atomic models.", ("atoms",))
+
+KINDS: dict[str, Kind] = {
+    kind.id: kind
+    for kind in (MICROGRAPHS, COORDINATES, PARTICLES, CLASSES2D, VOLUMES, MASKS, CURVES, ATOMS)
+}
+"""Every built-in kind by id."""
