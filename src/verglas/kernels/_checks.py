@@ -1,36 +1,35 @@
-"""Shape checks at the border of public kernels; inside, shapes are trusted."""
+"""Shape checks that only half transforms need; the general ones are in `core.checks`."""
 
 from collections.abc import Sequence
 
 from torch import Tensor
 
 
-def require_ndim(name: str, tensor: Tensor, ndim: int) -> None:
-    """Raise unless the tensor has the given number of axes."""
-    if tensor.ndim != ndim:
-        raise ValueError(f"{name} must have {ndim} axes: got shape {tuple(tensor.shape)}")
+def rfft_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the shape of the half transform of a real array."""
+    return (*shape[:-1], shape[-1] // 2 + 1)
 
 
-def require_tail(name: str, tensor: Tensor, tail: Sequence[int]) -> None:
-    """Raise unless the last axes have the given lengths."""
+def check_tail(name: str, tensor: Tensor, tail: Sequence[int]) -> None:
+    """Raise unless the last axes of a tensor have the given lengths."""
     wanted = tuple(tail)
-    if tuple(tensor.shape[tensor.ndim - len(wanted) :]) != wanted or tensor.ndim < len(wanted):
+    if tensor.ndim < len(wanted) or tuple(tensor.shape[tensor.ndim - len(wanted) :]) != wanted:
         raise ValueError(f"{name} must end in shape {wanted}: got shape {tuple(tensor.shape)}")
 
 
-def require_cube(name: str, tensor: Tensor) -> None:
-    """Raise unless the tensor is a batch of cubes `[b, n, n, n]`."""
-    require_ndim(name, tensor, 4)
-    if len(set(tensor.shape[1:])) != 1:
-        raise ValueError(f"{name} must be cubic: got shape {tuple(tensor.shape)}")
+def check_image_or_volume(name: str, tensor: Tensor) -> None:
+    """Raise unless a tensor is a batch of images or of volumes."""
+    if tensor.ndim not in (3, 4):
+        shape = tuple(tensor.shape)
+        raise ValueError(f"{name} must be [b, h, w] or [b, d, h, w]: got shape {shape}")
 
 
-def require_positive(name: str, value: float) -> None:
-    """Raise unless a number is finite and above zero."""
-    if not 0 < value < float("inf"):
-        raise ValueError(f"{name} must be positive and finite: got {value!r}")
-
-
-def rfft_shape(shape: Sequence[int]) -> tuple[int, ...]:
-    """Shape of the half transform of a real array of the given shape."""
-    return (*shape[:-1], shape[-1] // 2 + 1)
+def box_of_half_transform(name: str, tensor: Tensor) -> int:
+    """Return the box n of half transforms `[b, n, n//2+1]` or `[b, n, n, n//2+1]`."""
+    check_image_or_volume(name, tensor)
+    n = tensor.shape[-2]
+    if set(tensor.shape[1:-1]) != {n} or tensor.shape[-1] != n // 2 + 1:
+        raise ValueError(
+            f"{name} must be half transforms of squares or cubes: got shape {tuple(tensor.shape)}"
+        )
+    return n

@@ -9,7 +9,8 @@ import math
 import torch
 from torch import Tensor
 
-from verglas.kernels._checks import require_tail
+from verglas.core.checks import check_range
+from verglas.kernels._checks import check_tail
 
 __all__ = ["ctf_phase", "electron_wavelength_angst", "evaluate_ctf", "point_spread_angst"]
 
@@ -28,8 +29,7 @@ def electron_wavelength_angst(voltage_kv: float) -> float:
     References:
         Reimer & Kohl 2008, doi:10.1007/978-0-387-40093-8, eq. 2.5.
     """
-    if not 0 < voltage_kv < math.inf:
-        raise ValueError(f"voltage_kv must be positive and finite: got {voltage_kv!r}")
+    check_range("voltage_kv", voltage_kv, gt=0)
     energy_j = _ELECTRON_CHARGE_C * voltage_kv * 1e3
     rest_j = _ELECTRON_MASS_KG * _LIGHT_SPEED_M_PER_S**2
     momentum_c_j = math.sqrt(energy_j * (energy_j + 2 * rest_j))
@@ -69,7 +69,7 @@ def ctf_phase(
     References:
         Rohou & Grigorieff 2015, doi:10.1016/j.jsb.2015.08.008, eq. 2-5.
     """
-    require_tail("frequencies_per_angst", frequencies_per_angst, (2,))
+    check_tail("frequencies_per_angst", frequencies_per_angst, (2,))
     mean, cosine, sine, quartic, constant = _phase_coefficients(
         defocus_u_angst,
         defocus_v_angst,

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from verglas.kernels._checks import require_ndim, require_positive, require_tail, rfft_shape
+from verglas.core.checks import check_ndim, check_range
+from verglas.kernels._checks import check_tail, rfft_shape
 
 __all__ = [
     "fourier_resize2",
@@ -36,7 +37,7 @@ def rfft2(images: Tensor) -> Tensor:
     Returns:
         `[b, h, w//2+1]`, complex; element `[0, 0]` is the sum of the image.
     """
-    require_ndim("images", images, 3)
+    check_ndim("images", images, 3)
     return _centred_forward(images, 2)
 
 
@@ -49,7 +50,7 @@ def rfft3(volumes: Tensor) -> Tensor:
     Returns:
         `[b, d, h, w//2+1]`, complex; element `[0, 0, 0]` is the sum of the volume.
     """
-    require_ndim("volumes", volumes, 4)
+    check_ndim("volumes", volumes, 4)
     return _centred_forward(volumes, 3)
 
 
@@ -63,7 +64,7 @@ def irfft2(images_ft: Tensor, *, shape: Sequence[int]) -> Tensor:
     Returns:
         `[b, h, w]`, real.
     """
-    require_ndim("images_ft", images_ft, 3)
+    check_ndim("images_ft", images_ft, 3)
     return _centred_backward(images_ft, shape)
 
 
@@ -77,7 +78,7 @@ def irfft3(volumes_ft: Tensor, *, shape: Sequence[int]) -> Tensor:
     Returns:
         `[b, d, h, w]`, real.
     """
-    require_ndim("volumes_ft", volumes_ft, 4)
+    check_ndim("volumes_ft", volumes_ft, 4)
     return _centred_backward(volumes_ft, shape)
 
 
@@ -102,7 +103,7 @@ def rfft_grid(
     Returns:
         `[h, w//2+1, 2]` or `[d, h, w//2+1, 3]`.
     """
-    require_positive("pixel_size_angst", pixel_size_angst)
+    check_range("pixel_size_angst", pixel_size_angst, gt=0)
     if len(shape) not in (2, 3):
         raise ValueError(f"shape must have 2 or 3 axes: got {tuple(shape)}")
     axes = [
@@ -131,8 +132,8 @@ def fourier_shift(
         As `images_ft`. A component at the Nyquist frequency of an even axis takes the
         phase of the sign that the transform stores, so shifts add up exactly.
     """
-    require_tail("images_ft", images_ft, rfft_shape(shape))
-    require_tail("shifts_angst", shifts_angst, (images_ft.shape[0], len(shape)))
+    check_tail("images_ft", images_ft, rfft_shape(shape))
+    check_tail("shifts_angst", shifts_angst, (images_ft.shape[0], len(shape)))
     shifted = images_ft
     for axis, n in enumerate(shape):
         half = axis == len(shape) - 1
@@ -161,7 +162,7 @@ def resize_ft(images_ft: Tensor, *, shape: Sequence[int], new_shape: Sequence[in
     Returns:
         `[b, *half of new_shape]`, scaled by the ratio of pixel numbers.
     """
-    require_tail("images_ft", images_ft, rfft_shape(shape))
+    check_tail("images_ft", images_ft, rfft_shape(shape))
     if len(new_shape) != len(shape) or min(new_shape) < 1:
         raise ValueError(f"new shape {tuple(new_shape)} does not fit shape {tuple(shape)}")
     last = images_ft.ndim - 1
@@ -206,8 +207,7 @@ def fourier_resize3(volumes: Tensor, *, shape: Sequence[int]) -> Tensor:
 
 def next_fast_size(n: int) -> int:
     """Find the smallest even size >= n with no prime factor above 5."""
-    if n < 1:
-        raise ValueError(f"size must be at least 1: got {n}")
+    check_range("n", n, ge=1)
     size = n + n % 2
     while not _is_smooth(size):
         size += 2
@@ -250,7 +250,7 @@ def _centred_forward(arrays: Tensor, ndim: int) -> Tensor:
 
 
 def _centred_backward(arrays_ft: Tensor, shape: Sequence[int]) -> Tensor:
-    require_tail("transform", arrays_ft, rfft_shape(shape))
+    check_tail("transform", arrays_ft, rfft_shape(shape))
     axes = tuple(range(1, len(shape) + 1))
     phase = _centre_phases(shape, arrays_ft).conj()
     arrays: Tensor = torch.fft.irfftn(arrays_ft * phase, s=tuple(shape), dim=axes)

@@ -8,7 +8,7 @@ passive elementary matrices, so that the last row is the viewing direction
 import torch
 from torch import Tensor
 
-from verglas.kernels._checks import require_tail
+from verglas.kernels._checks import check_tail
 from verglas.kernels.healpix import healpix_angles, healpix_pixels
 from verglas.kernels.symmetry import symmetry_operators
 
@@ -46,7 +46,7 @@ def euler_to_matrix(angles_deg: Tensor) -> Tensor:
     References:
         Heymann et al. 2005, doi:10.1016/j.jsb.2005.06.001.
     """
-    require_tail("angles_deg", angles_deg, (3,))
+    check_tail("angles_deg", angles_deg, (3,))
     angles = torch.deg2rad(angles_deg.to(torch.float64))
     (ca, cb, cg), (sa, sb, sg) = angles.cos().unbind(-1), angles.sin().unbind(-1)
     rows = [
@@ -68,7 +68,7 @@ def matrix_to_euler(rotations_ref_to_img: Tensor) -> Tensor:
     Returns:
         `[b, 3]` (rot, tilt, psi) in degrees, float64.
     """
-    require_tail("rotations_ref_to_img", rotations_ref_to_img, (3, 3))
+    check_tail("rotations_ref_to_img", rotations_ref_to_img, (3, 3))
     m = rotations_ref_to_img.to(torch.float64)
     sine = torch.hypot(m[..., 2, 0], m[..., 2, 1])
     pole = sine < _POLE
@@ -91,7 +91,7 @@ def rotation_from_vector(vectors: Tensor) -> Tensor:
     Returns:
         `[b, 3, 3]`, dtype of the vectors.
     """
-    require_tail("vectors", vectors, (3,))
+    check_tail("vectors", vectors, (3,))
     x, y, z = vectors.unbind(-1)
     zero = torch.zeros_like(x)
     cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=-1)
@@ -116,7 +116,7 @@ def rotation_angle_deg(rotations: Tensor) -> Tensor:
     Returns:
         `[b]`, float64; accurate near 0 and near 180.
     """
-    require_tail("rotations", rotations, (3, 3))
+    check_tail("rotations", rotations, (3, 3))
     m = rotations.to(torch.float64)
     axial = torch.stack(
         [
@@ -144,7 +144,7 @@ def pose_distance_deg(rotations_a: Tensor, rotations_b: Tensor, operators: Tenso
         `[b]`, degrees, float64.
     """
     for name, tensor in (("a", rotations_a), ("b", rotations_b), ("operators", operators)):
-        require_tail(name, tensor, (3, 3))
+        check_tail(name, tensor, (3, 3))
     if rotations_a.shape != rotations_b.shape:
         raise ValueError(f"shapes differ: {rotations_a.shape} and {rotations_b.shape}")
     group = operators.to(rotations_a.device, torch.float64)
@@ -165,7 +165,7 @@ def matrix_to_quaternion(rotations: Tensor) -> Tensor:
     References:
         Shepperd 1978, doi:10.2514/3.55767b.
     """
-    require_tail("rotations", rotations, (3, 3))
+    check_tail("rotations", rotations, (3, 3))
     (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = (r.unbind(-1) for r in rotations.unbind(-2))
     # row i is the quaternion times 4 q_i; the longest row is the safe one
     rows = torch.stack(
@@ -192,7 +192,7 @@ def quaternion_to_matrix(quaternions: Tensor) -> Tensor:
     Returns:
         `[b, 3, 3]`, dtype of the quaternions.
     """
-    require_tail("quaternions", quaternions, (4,))
+    check_tail("quaternions", quaternions, (4,))
     w, x, y, z = (quaternions / quaternions.norm(dim=-1, keepdim=True)).unbind(-1)
     rows = [
         torch.stack([1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)], dim=-1),
@@ -215,7 +215,7 @@ def mean_rotation(rotations: Tensor, weights: Tensor | None = None) -> Tensor:
     References:
         Moakher 2002, doi:10.1137/S0895479801383877.
     """
-    require_tail("rotations", rotations, (3, 3))
+    check_tail("rotations", rotations, (3, 3))
     weighted = rotations if weights is None else rotations * weights[..., None, None]
     u, _, vh = torch.linalg.svd(weighted.sum(-3))
     sign = torch.ones_like(u[..., 0])
@@ -338,7 +338,7 @@ def refine_orientation_grid(parents: Tensor, order: int) -> Tensor:
     Returns:
         `[n, 8, 3, 3]`, float64, poses of the grid of `order + 1`.
     """
-    require_tail("parents", parents, (3, 3))
+    check_tail("parents", parents, (3, 3))
     n_psi = 6 * 2**order
     angles = matrix_to_euler(parents)
     pixels = healpix_pixels(angles[:, :2], order=order)

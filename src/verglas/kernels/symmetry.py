@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from verglas.kernels._checks import require_cube, require_tail
+from verglas.core.checks import check_cubic, check_ndim
+from verglas.kernels._checks import check_tail
 
 __all__ = ["parse_symmetry", "symmetrise_volume", "symmetry_operators"]
 
@@ -86,8 +87,9 @@ def symmetrise_volume(volumes: Tensor, operators: Tensor) -> Tensor:
     Returns:
         `[b, n, n, n]`, dtype of the volumes.
     """
-    require_cube("volumes", volumes)
-    require_tail("operators", operators, (3, 3))
+    check_ndim("volumes", volumes, 4)
+    check_cubic("volumes", volumes, n_axes=3)
+    check_tail("operators", operators, (3, 3))
     total = torch.zeros_like(volumes)
     weight = torch.zeros_like(volumes[:1])
     # the weight is carried along as one more volume: it is 1 inside the box and 0 outside

@@ -1,0 +1,107 @@
+"""Cut boxes out of micrographs and bring them to a common grey scale."""
+
+import torch
+from torch import Tensor
+
+from verglas.core.checks import check_ndim, check_range
+
+__all__ = ["normalise_boxes", "remove_dust", "window_boxes"]
+
+
+def window_boxes(image: Tensor, centres_px: Tensor, *, box: int) -> tuple[Tensor, Tensor]:
+    """Cut square boxes out of an image.
+
+    Convention: pixel box // 2 of a box is the pixel of its centre. Where a box crosses the
+    border the nearest pixel of the image is repeated.
+
+    Args:
+        image: `[h, w]`.
+        centres_px: `[n, 2]` (x, y), whole numbers, from the first pixel.
+        box: side of the boxes.
+
+    Returns:
+        Boxes `[n, box, box]`, and `[n]` bool, true where the box lies wholly in the image.
+    """
+    check_ndim("image", image, 2)
+    check_range("box", box, ge=1)
+    if centres_px.ndim != 2 or centres_px.shape[1] != 2 or centres_px.is_floating_point():
+        raise ValueError(
+            "centres_px must be whole numbers [n, 2]: "
+            f"got {centres_px.dtype} of shape {tuple(centres_px.shape)}"
+        )
+    height, width = image.shape
+    start = centres_px.to(image.device, torch.int64) - box // 2
+    size = torch.tensor([width, height], device=image.device)
+    is_inside = ((start >= 0) & (start + box <= size)).all(-1)
+    offsets = torch.arange(box, device=image.device)
+    columns = (start[:, 0, None] + offsets).clamp(0, width - 1)
+    rows = (start[:, 1, None] + offsets).clamp(0, height - 1)
+    return image[rows[:, :, None], columns[:, None, :]], is_inside
+
+
+def normalise_boxes(images: Tensor, *, radius_px: float, ramp: bool = True) -> Tensor:
+    """Give the background outside a circle mean 0, no slope and standard deviation 1.
+
+    Args:
+        images: `[b, n, n]`.
+        radius_px: pixels farther than this from n // 2 are background.
+        ramp: fit a plane, not only a level.
+
+    Returns:
+        As `images`; a box of constant background is only levelled.
+    """
+    check_ndim("images", images, 3)
+    shape = tuple(images.shape[1:])
+    outside = _outside_circle(shape, radius_px, images.device)
+    n_outside = outside.sum()
+    check_range("number of background pixels", int(n_outside), ge=4 if ramp else 1)
+    basis = _background_basis(shape, ramp, images.device)
+    # least squares over the background, as one matrix product with the whole boxes
+    fit = torch.zeros_like(basis)
+    fit[:, outside] = torch.linalg.pinv(basis[:, outside].T)
+    flat = images.reshape(len(images), -1)
+    # a level taken out first keeps float32 digits for images of large mean
+    flat = flat - flat.mean(1, keepdim=True)
+    flat = flat - (flat @ fit.T.to(images.dtype)) @ basis.to(images.dtype)
+    variance = flat.square() @ (outside / n_outside).to(images.dtype)
+    deviation = variance.sqrt()[:, None]
+    normalised: Tensor = flat / torch.where(deviation > 0, deviation, 1)
+    return normalised.reshape(images.shape)
+
+
+def remove_dust(
+    images: Tensor, *, n_sigma_bright: float, n_sigma_dark: float, generator: torch.Generator
+) -> Tensor:
+    """Replace pixels far from the mean by Gaussian noise of the image's mean and deviation.
+
+    Args:
+        images: `[b, h, w]`.
+        n_sigma_bright: pixels this many standard deviations above the mean are replaced.
+        n_sigma_dark: the same below; infinity leaves a side alone.
+        generator: for the noise, on the device of the images.
+
+    Returns:
+        As `images`.
+    """
+    check_ndim("images", images, 3)
+    deviation, mean = torch.std_mean(images, dim=(1, 2), keepdim=True)
+    standard = (images - mean) / torch.where(deviation > 0, deviation, 1)
+    is_dust = (standard > n_sigma_bright) | (standard < -n_sigma_dark)
+    noise = torch.randn(images.shape, dtype=images.dtype, device=images.device, generator=generator)
+    return torch.where(is_dust, mean + deviation * noise, images)
+
+
+def _outside_circle(shape: tuple[int, ...], radius_px: float, device: torch.device) -> Tensor:
+    """Flat mask of the pixels farther than a radius from the centre pixel."""
+    y, x = (torch.arange(n, device=device) - n // 2 for n in shape)
+    return (x.square() + y[:, None].square() > radius_px**2).reshape(-1)
+
+
+def _background_basis(shape: tuple[int, ...], ramp: bool, device: torch.device) -> Tensor:
+    """Level, and slopes in x and y, of a box: `[1 or 3, h * w]` float64."""
+    n_y, n_x = shape
+    y, x = (torch.linspace(-0.5, 0.5, n, dtype=torch.float64, device=device) for n in shape)
+    terms = [torch.ones(shape, dtype=torch.float64, device=device)]
+    if ramp:
+        terms += [x.expand(n_y, n_x), y[:, None].expand(n_y, n_x)]
+    return torch.stack(terms).reshape(len(terms), -1)
