@@ -12,9 +12,10 @@ import argparse
 import hashlib
 from pathlib import Path
 
-import mrcfile
 import numpy as np
-import tifffile
+
+from verglas.io.mrc import read_mrc
+from verglas.io.tiff import read_tiff, write_tiff
 
 STEPS_PER_SIGMA = 12
 MIDDLE_CODE = 128
@@ -29,9 +30,10 @@ Fourteen real micrographs of horse spleen apoferritin: 13 good ones and a drifte
 
 | | |
 |---|---|
-| origin | EMPIAR-10146 (the entry of the cisTEM tutorial), https://www.ebi.ac.uk/empiar/EMPIAR-10146 |
+| origin | EMPIAR-10146, the entry of the cisTEM tutorial |
 | licence | CC0, as everything in EMPIAR |
-| carried by | GitHub jianlin-cheng/AutoCryoPicker@9902210, folder "cryo-EM Dataset/Apoferritin_cryo-EM_Dataset_after_averaging_EMAN2", 16-bit PNG |
+| carried by | GitHub jianlin-cheng/AutoCryoPicker@9902210, "cryo-EM Dataset/\
+Apoferritin_cryo-EM_Dataset_after_averaging_EMAN2", 16-bit PNG |
 | voltage | 300 kV |
 | spherical aberration | 0.001 mm (Cs-corrected microscope) |
 | amplitude contrast | 0.07 |
@@ -62,22 +64,13 @@ def encode(image: np.ndarray) -> tuple[np.ndarray, float, float]:
 
 def convert(source: Path, target: Path) -> str:
     """Write one TIFF and return its line of the README's table."""
-    with mrcfile.open(source) as mrc:
-        image = np.array(mrc.data, dtype=np.float32)
+    image = read_mrc(source)[0][0]
     codes, middle, step = encode(image)
-    pixels_per_cm = (round(2e8), round(2 * PIXEL_SIZE_ANGST))
-    tifffile.imwrite(
-        target,
-        np.ascontiguousarray(codes[::-1]),
-        photometric="minisblack",
-        compression="zlib",
-        compressionargs={"level": 9},
-        resolution=(pixels_per_cm, pixels_per_cm),
-        resolutionunit="CENTIMETER",
-        metadata=None,
-        software="verglas",
-    )
-    correlation = np.corrcoef(image.ravel(), tifffile.imread(target)[::-1].ravel())[0, 1]
+    write_tiff(target, codes, PIXEL_SIZE_ANGST, is_predicted=False)
+    back, pixel_size_angst = read_tiff(target)
+    if pixel_size_angst != PIXEL_SIZE_ANGST:
+        raise SystemExit(f"{target.name}: pixel size reads back as {pixel_size_angst}")
+    correlation = np.corrcoef(image.ravel(), back.ravel())[0, 1]
     if correlation < 0.9995:
         raise SystemExit(f"{target.name}: correlation with the source is only {correlation:.6f}")
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
