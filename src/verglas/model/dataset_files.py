@@ -20,6 +20,7 @@ from verglas.core.errors import EngineError, FormatError
 from verglas.core.files import atomic_folder, relative_path
 from verglas.model.dataset import DataSet, overlaid
 from verglas.model.kinds import KINDS, Kind
+from verglas.model.tables import write_parquet
 
 __all__ = ["is_dataset", "open_dataset", "read_manifest", "write_dataset"]
 
@@ -56,10 +57,10 @@ def write_dataset(data: DataSet, folder: Path, *, is_materialised: bool = False)
     base = None if is_materialised else _stored_base(data)
     with atomic_folder(folder) as temporary:
         if base is None or data.overlay is None:
-            _write(data.table.collect(), temporary / _TABLE)
+            write_parquet(data.table.collect(), temporary / _TABLE)
         else:
-            _write(data.overlay.collect(), temporary / _OVERLAY)
-        _write(data.optics, temporary / _OPTICS)
+            write_parquet(data.overlay.collect(), temporary / _OVERLAY)
+        write_parquet(data.optics, temporary / _OPTICS)
         manifest = _manifest(data, folder, temporary, base)
         (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     return open_dataset(folder, data.root, data.id)
@@ -79,7 +80,7 @@ def open_dataset(folder: Path, root: Path | None = None, dataset_id: str = "") -
     data = DataSet(
         kind=_kind(manifest["kind"]),
         table=pl.LazyFrame(),
-        optics=pl.read_parquet(folder / _OPTICS),
+        optics=_read_optics(folder / _OPTICS),
         root=root,
         n_items=manifest["n_items"],
         source=tuple(manifest["source"]),
@@ -90,7 +91,7 @@ def open_dataset(folder: Path, root: Path | None = None, dataset_id: str = "") -
     if manifest["base"] is None:
         return replace(data, table=pl.scan_parquet(folder / _TABLE))
     overlay = pl.scan_parquet(folder / _OVERLAY)
-    base = open_dataset(root / manifest["base"], root)
+    base = _open_base(root / manifest["base"], root, folder)
     if base.content != manifest["base_content"]:
         raise FormatError(f"base of data set {str(folder)!r} has changed: {manifest['base']!r}")
     return replace(data, table=overlaid(base.table, overlay), base=base, overlay=overlay)
@@ -116,6 +117,23 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     for name, n_bytes in files.items():
         _check_size(folder / name, n_bytes)
     return manifest
+
+
+def _open_base(base: Path, root: Path, folder: Path) -> DataSet:
+    try:
+        return open_dataset(base, root)
+    except FormatError as error:
+        raise FormatError(
+            f"data set {str(folder)!r} rests on one that cannot be opened: {error.message}",
+            error.hint,
+        ) from error
+
+
+def _read_optics(path: Path) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(path)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise FormatError(f"damaged data set: cannot read {str(path)!r} ({error})") from error
 
 
 def _check_size(path: Path, n_bytes: int) -> None:
@@ -146,10 +164,6 @@ def _manifest(data: DataSet, folder: Path, temporary: Path, base: DataSet | None
         "source": list(data.source),
         "files": files,
     }
-
-
-def _write(frame: pl.DataFrame, path: Path) -> None:
-    frame.write_parquet(path, compression="zstd")
 
 
 def _kind(kind_id: str) -> Kind:

@@ -43,7 +43,7 @@ Arrays = dict[str, npt.NDArray[Any]]
 FAN_IN = 16
 """Partial sums are added in groups of this many, level by level."""
 
-_CACHED_FILES = 4
+_CACHED_FILES = 2  # the current references and one thing beside them
 _ROWS = "rows.parquet"
 _NOTE = "note.json"
 

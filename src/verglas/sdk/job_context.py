@@ -6,6 +6,7 @@ everything that decides about results, is here once.
 """
 
 import logging
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,6 +136,21 @@ def store_outputs(outputs: Ports, folder: Path) -> dict[str, list[DataSet]]:
     return stored
 
 
+class _Loop:
+    """What belongs to the iteration that is under way: its loops and the sums it made."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.n_loops = 0
+        self.sums: list[Path] = []
+
+    def discard(self) -> None:
+        """Remove what the checkpoint of the iteration has made useless."""
+        for path in self.sums:
+            path.unlink(missing_ok=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
 class JobContext:
     """The context of a job; see `Context` for what its methods mean."""
 
@@ -147,6 +163,7 @@ class JobContext:
         runner: ChunkRunner,
         recorder: Recorder,
         seed: int = 0,
+        identity: str = "",
     ) -> None:
         """Set up a job.
 
@@ -157,6 +174,8 @@ class JobContext:
             runner: gets chunks done.
             recorder: takes what the job tells.
             seed: of everything random in the job.
+            identity: digest of parameters and inputs, so that a job which was changed and
+                run again in the same folder does not take up the old checkpoints.
         """
         self.root = root.resolve()
         self.folder = folder.resolve()
@@ -167,8 +186,8 @@ class JobContext:
         self.log = logging.getLogger(f"verglas.job.{protocol[0]}")
         self._runner = runner
         self._recorder = recorder
-        self._n_loops = 0
-        self._summed: list[Path] = []
+        self._identity = f"{protocol[0]} {protocol[1]} {seed} {identity}"
+        self._loop = _Loop(self.folder / "checkpoints")
 
     def map(
         self,
@@ -203,7 +222,7 @@ class JobContext:
         plan = self._plan(fn, data, chunk, kwargs, by, columns)
         work = self._work(plan, fn, kwargs, cpus, gpus)
         self._runner.run(work)
-        self._summed.extend(work.result_path(chunk) for chunk in plan.chunks)
+        self._loop.sums.extend(work.result_path(chunk) for chunk in plan.chunks)
         return Accumulated(self._gather(work), self._runner.add(work))
 
     def iterate(
@@ -214,20 +233,24 @@ class JobContext:
         until: Callable[[State], bool],
     ) -> State:
         """Repeat a step until its state says so, with a checkpoint after each."""
-        self._n_loops += 1
+        outer = self._loop
+        outer.n_loops += 1
         folder = checkpoint_folder(
-            self.folder, order=self._n_loops, step=step.__name__, state=state
+            outer.folder,
+            name=f"{outer.n_loops:02d}-{step.__name__}",
+            identity=self._identity,
+            state=state,
         )
         done, state = load_last_state(folder) or (0, state)
-        outer, self._summed = self._summed, []
-        while not until(state):
-            state = step(state, done)
-            done += 1
-            save_state(folder, done, state)
-            for path in self._summed:
-                path.unlink(missing_ok=True)
-            self._summed = []
-        self._summed = outer
+        try:
+            while not until(state):
+                self._loop = _Loop(folder / f"inside-{done:06d}")
+                state = step(state, done)
+                done += 1
+                save_state(folder, done, state)
+                self._loop.discard()
+        finally:
+            self._loop = outer
         return state
 
     def put(self, arrays: Mapping[str, npt.NDArray[Any]]) -> ArrayRef:

@@ -22,18 +22,18 @@ State = dict[str, npt.NDArray[Any] | int | float | str | bool]
 _KEPT = 2  # the last, and the one before it should the last be damaged
 
 
-def checkpoint_folder(folder: Path, *, order: int, step: str, state: State) -> Path:
+def checkpoint_folder(folder: Path, *, name: str, identity: str, state: State) -> Path:
     """Name the folder of the checkpoints of one call of `ctx.iterate`.
 
     Args:
-        folder: of the job.
-        order: number of the call within the job, from 1.
-        step: name of the function.
+        folder: of the checkpoints of the job, or of an iteration of an outer loop.
+        name: of the call within it.
+        identity: of the job; checkpoints of a job that differs in it are not taken up.
         state: first state; checkpoints of another beginning are not taken up.
     """
     arrays, values = _split(state)
-    start = content_digest((arrays_digest(arrays).encode(), repr(sorted(values.items())).encode()))
-    return folder / "checkpoints" / f"{order:02d}-{step}-{start[:8]}"
+    parts = (identity, arrays_digest(arrays), repr(sorted(values.items())))
+    return folder / f"{name}-{content_digest(part.encode() for part in parts)[:8]}"
 
 
 def save_state(folder: Path, iteration: int, state: State) -> None:

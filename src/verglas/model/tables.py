@@ -1,0 +1,31 @@
+"""Write parquet files so that a full disk is told apart from a bug.
+
+Polars reports a failed write as its own error, with the number of the system's error in
+the text; here it becomes the `OSError` that it is.
+"""
+
+import os
+import re
+from pathlib import Path
+
+import polars as pl
+
+__all__ = ["write_parquet"]
+
+_SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
+
+
+def write_parquet(frame: pl.DataFrame, path: Path) -> None:
+    """Write a table, compressed; raise `OSError` where the system refuses.
+
+    Args:
+        frame: any table.
+        path: temporary name; the caller flushes and renames.
+    """
+    try:
+        frame.write_parquet(path, compression="zstd")
+    except pl.exceptions.ComputeError as error:
+        found = _SYSTEM_ERROR.search(str(error))
+        if found is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
