@@ -1,0 +1,257 @@
+"""Model of a CTF periodogram: parameters to spectrum, likelihood and Fisher matrix.
+
+`S = b(|k|) + e(|k|) m(k) sin^2(chi)`: b and e are exponentials of smooth splines, m is the loss by
+motion in one direction, chi is linear in the wanted parameters. Pixels are sorted by shell, so that
+every sum that a spline needs is a difference of cumulative sums.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from verglas.algorithms._ctf_search import Optics
+from verglas.algorithms._ctf_spectrum import TileSpectrum
+
+# Width of the priors, wide enough not to matter where rings are seen: second difference of the
+# log splines from knot to knot, log envelope, half the astigmatism (Å), motion (Å^2).
+_BACKGROUND_ROUGHNESS = 0.25
+_ENVELOPE_ROUGHNESS = 1.0
+_ENVELOPE_WIDTH = 4.0
+_MOTION_WIDTH = 1000.0
+_KNOT_PER_ANGST = 0.025
+_MOTION_ROUNDING = 2.0
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Sorted data, regressors and priors of one refinement.
+
+    Attributes:
+        names: physical parameters; they come first in a point, then the splines of b and e.
+        order: `[n]`, sorted pixel to pixel of the spectrum.
+        power: `[n]`, over `unit`.
+        unit: mean power.
+        shell_end: `[s]`, one past the last pixel of each shell.
+        shell_radius: `[s]`, mean frequency.
+        basis: `[s, m]`, spline basis.
+        phase_offset, phase_terms: `[n]` and `[p, n]`, chi and its derivatives.
+        motion_terms, half_square: `[p, n]` and `[n]`, see `_motion`.
+        is_motion: `[p]`, 1 for parameters of motion.
+        weight: `[s]`, independent values that one pixel counts for.
+        penalty, prior_mean: inverse covariance and centre of the prior of a point.
+    """
+
+    names: tuple[str, ...]
+    order: Tensor
+    power: Tensor
+    unit: float
+    shell_end: Tensor
+    shell_radius: Tensor
+    basis: Tensor
+    phase_offset: Tensor
+    phase_terms: Tensor
+    motion_terms: Tensor
+    half_square: Tensor
+    is_motion: Tensor
+    weight: Tensor
+    penalty: Tensor
+    prior_mean: Tensor
+
+
+@dataclass(frozen=True)
+class Model:
+    """Values at one point: per shell (background, envelope) and per sorted pixel (the rest)."""
+
+    background: Tensor
+    envelope: Tensor
+    phase: Tensor
+    rings: Tensor
+    amplitude: Tensor
+    inverse: Tensor
+
+
+def spline_basis(position: Tensor, *, low: float, high: float, n_intervals: int) -> Tensor:
+    """Evaluate uniform cubic B-splines: `[n, n_intervals + 3]`, rows sum to 1."""
+    scaled = ((position - low) / (high - low) * n_intervals).clamp(0.0, n_intervals * (1 - 1e-9))
+    centres = torch.arange(n_intervals + 3).to(position) - 1.0
+    distance = (scaled[:, None] - centres).abs()
+    inner = 2.0 / 3.0 - distance.square() + 0.5 * distance**3
+    outer = (2.0 - distance).clamp(min=0.0) ** 3 / 6.0
+    return torch.where(distance < 1.0, inner, outer)
+
+
+def shell_sums(values: Tensor, end: Tensor) -> Tensor:
+    """Add `[..., n]` sorted values within shells: `[..., s]` in float64."""
+    total = values.cumsum(dim=-1, dtype=torch.float64)[..., end - 1]
+    return torch.diff(total, dim=-1, prepend=torch.zeros_like(total[..., :1]))
+
+
+def per_pixel(problem: Problem, shells: Tensor) -> Tensor:
+    """Repeat `[s]` shell values for their pixels, in float32."""
+    start = torch.cat([problem.shell_end.new_zeros(1), problem.shell_end[:-1]])
+    return shells.float().repeat_interleave(problem.shell_end - start)
+
+
+def _regressors(
+    spectrum: TileSpectrum, optics: Optics, names: Sequence[str]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Phase offset, phase derivatives and motion terms of the parameters."""
+    x, y = spectrum.x_per_angst, spectrum.y_per_angst
+    square = x.square() + y.square()
+    cosine = (x.square() - y.square()) / square
+    sine = 2.0 * x * y / square
+    quadratic = math.pi * optics.wavelength_angst * square
+    per_mm = -0.5e7 * math.pi * optics.wavelength_angst**3 * square.square()
+    zero = torch.zeros_like(square)
+    phase = {
+        "defocus": quadratic,
+        "astigmatism_cos": quadratic * cosine,
+        "astigmatism_sin": quadratic * sine,
+        "phase_shift": torch.ones_like(square),
+        "spherical_aberration": per_mm,
+    }
+    motion = {"motion_cos": 0.5 * square * cosine, "motion_sin": 0.5 * square * sine}
+    offset = torch.full_like(square, optics.contrast_phase)
+    if "spherical_aberration" not in names:
+        offset = offset + optics.spherical_aberration_angst * 1e-7 * per_mm
+    return (
+        offset,
+        torch.stack([phase.get(name, zero) for name in names]),
+        torch.stack([motion.get(name, zero) for name in names]),
+    )
+
+
+def _difference_penalty(n: int, width: float) -> Tensor:
+    """Inverse covariance of coefficients whose second differences have the given width."""
+    second = torch.diff(torch.eye(n, dtype=torch.float64), n=2, dim=0)
+    return second.T @ second / width**2
+
+
+def _penalty(names: Sequence[str], n: int, max_astigmatism_angst: float) -> Tensor:
+    """Inverse covariance of the prior over physical parameters and two splines."""
+    width = {"astigmatism": 0.5 * max_astigmatism_angst, "motion": _MOTION_WIDTH}
+    m = len(names)
+    penalty = torch.zeros(m + 2 * n, m + 2 * n, dtype=torch.float64)
+    for index, name in enumerate(names):
+        if name.endswith(("_cos", "_sin")):
+            penalty[index, index] = width[name[:-4]] ** -2
+    penalty[m : m + n, m : m + n] = _difference_penalty(n, _BACKGROUND_ROUGHNESS)
+    envelope = _difference_penalty(n, _ENVELOPE_ROUGHNESS)
+    penalty[m + n :, m + n :] = envelope + torch.eye(n) / _ENVELOPE_WIDTH**2
+    return penalty
+
+
+def _log_mean_power(power: Tensor, end: Tensor, basis: Tensor) -> Tensor:
+    """Spline coefficients of the logarithm of the mean power of the shells."""
+    count = shell_sums(torch.ones_like(power), end)
+    mean = shell_sums(power, end) / count
+    root = count.sqrt()[:, None]
+    weighted = basis * root
+    ridge = 1e-3 * torch.eye(basis.shape[1]).to(basis)
+    target = weighted.T @ (mean.clamp(min=1e-6).log()[:, None] * root)
+    return torch.linalg.solve(weighted.T @ weighted + ridge, target)[:, 0]
+
+
+def prepare(
+    spectrum: TileSpectrum, optics: Optics, names: Sequence[str], max_astigmatism_angst: float
+) -> tuple[Problem, Tensor]:
+    """Lay out a refinement; also the start of the splines, b at the mean power and e below."""
+    radius = spectrum.radius_per_angst
+    shell = (radius / (0.5 * spectrum.step_per_angst)).round().long()
+    order = torch.argsort(shell, stable=True)
+    _, count = torch.unique_consecutive(shell[order], return_counts=True)
+    end = count.cumsum(0)
+    centre = shell_sums(radius[order], end) / count
+    low, high = float(centre[0]), float(centre[-1])
+    n_intervals = max(4, round((high - low) / _KNOT_PER_ANGST))
+    basis = spline_basis(centre, low=low, high=high, n_intervals=n_intervals)
+    offset, phase_terms, motion_terms = _regressors(spectrum, optics, names)
+    unit = float(spectrum.power.mean())
+    power = spectrum.power[order] / unit
+    log_mean = _log_mean_power(power, end, basis)
+    physical = log_mean.new_zeros(len(names))
+    problem = Problem(
+        names=tuple(names),
+        order=order,
+        power=power.float(),
+        unit=unit,
+        shell_end=end,
+        shell_radius=centre,
+        basis=basis,
+        phase_offset=offset[order],
+        phase_terms=phase_terms[:, order],
+        motion_terms=motion_terms[:, order].float(),
+        half_square=0.5 * radius[order].square().float(),
+        is_motion=torch.tensor([float(name.startswith("motion")) for name in names]).to(radius),
+        weight=torch.full_like(centre, spectrum.n_independent),
+        penalty=_penalty(names, n_intervals + 3, max_astigmatism_angst).to(radius.device),
+        prior_mean=torch.cat([physical, torch.zeros_like(log_mean), log_mean - 2.3]),
+    )
+    return problem, torch.cat([log_mean - 0.2, log_mean - 1.5])
+
+
+def _motion(problem: Problem, physical: Tensor) -> tuple[Tensor, Tensor]:
+    """Logarithm of the loss by motion and its derivatives, `[n]` and `[p, n]`.
+
+    With `B = |(motion_cos, motion_sin)|` the power falls as `1 / (1 + B k^2)` along the motion and
+    not at all across it. Uniform motion by d gives `sinc^2(k d)`: also `1 - B k^2` near the origin,
+    with `B = pi^2 d^2 / 3`, and a tail of k^-2. The modulus is rounded off near zero.
+    """
+    used = problem.is_motion * physical
+    modulus = float((used.square().sum() + _MOTION_ROUNDING**2).sqrt())
+    ratio = (used / modulus).float()
+    along = used.float() @ problem.motion_terms
+    along = along + (modulus - _MOTION_ROUNDING) * problem.half_square
+    inverse = 1.0 / (1.0 + along.clamp(min=0.0))
+    slopes = problem.motion_terms + ratio[:, None] * problem.half_square
+    return inverse, -slopes * inverse * problem.is_motion.float()[:, None]
+
+
+def evaluate(problem: Problem, point: Tensor) -> Model:
+    """Work out b, e, chi, sin^2 chi, the height of the rings and 1/S."""
+    m, n = len(problem.names), problem.basis.shape[1]
+    background = (problem.basis @ point[m : m + n]).exp()
+    envelope = (problem.basis @ point[m + n :]).exp()
+    phase = problem.phase_offset + point[:m] @ problem.phase_terms
+    rings = phase.float().sin().square()
+    amplitude = per_pixel(problem, envelope) * _motion(problem, point[:m])[0]
+    spectrum = per_pixel(problem, background) + amplitude * rings
+    return Model(background, envelope, phase, rings, amplitude, spectrum.reciprocal())
+
+
+def objective(problem: Problem, model: Model, point: Tensor) -> float:
+    """Negative log posterior."""
+    terms = problem.power * model.inverse - model.inverse.log()
+    data = (shell_sums(terms, problem.shell_end) * problem.weight).sum()
+    offset = point - problem.prior_mean
+    return float(data + 0.5 * offset @ problem.penalty @ offset)
+
+
+def normal_equations(problem: Problem, model: Model, point: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradient of the negative log posterior and its Fisher matrix."""
+    basis, end, weight = problem.basis, problem.shell_end, problem.weight
+    m, n = len(problem.names), basis.shape[1]
+    height = model.amplitude * model.inverse
+    background_term = per_pixel(problem, model.background) * model.inverse
+    envelope_term = height * model.rings
+    slope = height * (2.0 * model.phase).float().sin()
+    physical = slope * problem.phase_terms.float()
+    physical = physical + envelope_term * _motion(problem, point[:m])[1]
+    terms = torch.cat([background_term[None], envelope_term[None], physical])
+    residual = 1.0 - problem.power * model.inverse
+    slopes = shell_sums(terms * residual, end) * weight
+    with_background = shell_sums(terms * background_term, end) * weight
+    with_envelope = shell_sums(terms[1:] * envelope_term, end) * weight
+    gradient = torch.cat([slopes[2:].sum(dim=1), slopes[0] @ basis, slopes[1] @ basis])
+    fisher = torch.zeros_like(problem.penalty)
+    fisher[:m, :m] = ((physical * per_pixel(problem, weight)) @ physical.T).double()
+    fisher[:m, m : m + n] = with_background[2:] @ basis
+    fisher[:m, m + n :] = with_envelope[1:] @ basis
+    fisher[m : m + n, m : m + n] = basis.T @ (with_background[0][:, None] * basis)
+    fisher[m : m + n, m + n :] = basis.T @ (with_background[1][:, None] * basis)
+    fisher[m + n :, m + n :] = basis.T @ (with_envelope[0][:, None] * basis)
+    fisher = fisher.triu() + fisher.triu(1).T + problem.penalty
+    return gradient + problem.penalty @ (point - problem.prior_mean), fisher

@@ -1,0 +1,163 @@
+"""Tile periodogram of a micrograph and its polar average, the data that a CTF fit sees.
+
+Tiles have a fixed size in Å rather than in pixels, so that Thon rings are sampled alike at any
+pixel size; frequencies that are too fine to be useful are cut off instead of resampling the image.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from verglas.kernels.fourier import next_fast_size
+from verglas.kernels.spectrum import tile_periodograms
+
+# Variance of the mean over overlapping Hann tiles: neighbouring tiles at half overlap share
+# (1/6)^2 of their variance, and the Hann window correlates neighbouring frequencies so that
+# 1.944 of them (per axis) carry the information of one (Welch 1967; Percival & Walden 1993).
+_HANN_OVERLAP_CORRELATION = 1.0 / 36.0
+_HANN_FREQUENCY_CORRELATION = 1.944
+
+
+@dataclass(frozen=True)
+class TileSpectrum:
+    """Mean periodogram of the tiles of one micrograph, as a list of Fourier pixels.
+
+    Only independent pixels (half plane) within the working band are kept; the lines next to the
+    axes, where detectors and image edges leave stripes, are not.
+
+    Attributes:
+        power: `[n]`, white noise of variance s^2 is flat at s^2.
+        x_per_angst, y_per_angst: `[n]`, frequency of each pixel.
+        step_per_angst: spacing of the frequencies.
+        n_independent: independent periodogram values that one pixel stands for.
+        power_image: `[t, t//2+1]`, the whole unshifted spectrum, for display.
+        n_tiles: tiles averaged.
+    """
+
+    power: Tensor
+    x_per_angst: Tensor
+    y_per_angst: Tensor
+    step_per_angst: float
+    n_independent: float
+    power_image: Tensor
+    n_tiles: int
+
+    @property
+    def radius_per_angst(self) -> Tensor:
+        """Distance of each pixel from the origin."""
+        return torch.hypot(self.x_per_angst, self.y_per_angst)
+
+    def within(self, max_per_angst: float) -> "TileSpectrum":
+        """Keep the pixels up to a frequency."""
+        keep = self.radius_per_angst <= max_per_angst
+        return replace(
+            self,
+            power=self.power[keep],
+            x_per_angst=self.x_per_angst[keep],
+            y_per_angst=self.y_per_angst[keep],
+        )
+
+
+def _clip_outliers(image: Tensor, sigma: float) -> Tensor:
+    """Subtract the mean and clip hot and dead pixels at `sigma` standard deviations."""
+    image = image - image.mean()
+    limit = sigma * image.std()
+    return image.clamp(-limit, limit)
+
+
+def tile_spectrum(
+    image: Tensor,
+    *,
+    pixel_size_angst: float,
+    tile_angst: float = 768.0,
+    min_per_angst: float,
+    max_per_angst: float,
+) -> TileSpectrum:
+    """Average the periodograms of Hann-windowed, half-overlapping square tiles.
+
+    Args:
+        image: `[h, w]`, any grey scale.
+        pixel_size_angst: of the image.
+        tile_angst: edge of a tile; 768 Å are 512 pixels of 1.5 Å.
+        min_per_angst, max_per_angst: band of frequencies to keep.
+
+    Returns:
+        The spectrum; an image smaller than a tile is one tile.
+
+    References:
+        Welch 1967, doi:10.1109/TAU.1967.1161901.
+    """
+    tile = next_fast_size(round(tile_angst / pixel_size_angst))
+    tile = min(tile, 2 * (min(image.shape) // 2))
+    clipped = _clip_outliers(image.float(), 6.0)[None]
+    power = tile_periodograms(clipped, tile_px=tile, step_px=tile // 2)[0]
+    n_rows, n_columns = power.shape[:2]
+    power = power.flatten(0, 1)
+    # total power is variance: blank and masked tiles are left out
+    variance = power.mean(dim=(1, 2))
+    power = power[variance >= 0.25 * variance.median()]
+    looks = len(power) / (n_rows * n_columns)
+    for count in (n_rows, n_columns):
+        looks *= count / (1.0 + 2.0 * _HANN_OVERLAP_CORRELATION * (count - 1) / count)
+    return _select_band(
+        power.mean(dim=0, dtype=torch.float64),
+        step_per_angst=1.0 / (tile * pixel_size_angst),
+        band_per_angst=(min_per_angst, max_per_angst),
+        n_independent=looks / _HANN_FREQUENCY_CORRELATION**2,
+        n_tiles=len(power),
+    )
+
+
+def _select_band(
+    power_image: Tensor,
+    *,
+    step_per_angst: float,
+    band_per_angst: tuple[float, float],
+    n_independent: float,
+    n_tiles: int,
+) -> TileSpectrum:
+    """List the pixels of the half plane between two radii and off the axes."""
+    height, width = power_image.shape
+    device = power_image.device
+    y = torch.fft.fftfreq(height, 1.0 / height, dtype=torch.float64, device=device)
+    x = torch.arange(width, dtype=torch.float64, device=device)
+    radius = torch.hypot(x[None, :], y[:, None]) * step_per_angst
+    lower, upper = band_per_angst
+    keep = (radius >= lower) & (radius <= min(upper, 0.5 * height * step_per_angst))
+    keep &= (x[None, :] >= 2) & (y[:, None].abs() >= 2)
+    rows, columns = keep.nonzero(as_tuple=True)
+    return TileSpectrum(
+        power=power_image[rows, columns],
+        x_per_angst=x[columns] * step_per_angst,
+        y_per_angst=y[rows] * step_per_angst,
+        step_per_angst=step_per_angst,
+        n_independent=n_independent,
+        power_image=power_image,
+        n_tiles=n_tiles,
+    )
+
+
+def polar_average(
+    values: Tensor, spectrum: TileSpectrum, *, n_sectors: int
+) -> tuple[Tensor, Tensor]:
+    """Average pixel values over sectors of direction (over 180 degrees) and shells.
+
+    Args:
+        values: `[n]`, one per pixel of the spectrum.
+        spectrum: gives the frequencies.
+        n_sectors: sector s is centred on `180 s / n_sectors` degrees from +x towards +y.
+
+    Returns:
+        Mean and number of pixels, both `[n_sectors, n_shells]`; shell j is at j steps. An empty
+        cell has mean 0.
+    """
+    shell = (spectrum.radius_per_angst / spectrum.step_per_angst).round().long()
+    angle = torch.atan2(spectrum.y_per_angst, spectrum.x_per_angst)
+    sector = (angle * n_sectors / torch.pi).round().long() % n_sectors
+    n_shells = int(shell.max()) + 1
+    cell = sector * n_shells + shell
+    total = torch.bincount(cell, weights=values, minlength=n_sectors * n_shells)
+    count = torch.bincount(cell, minlength=n_sectors * n_shells).to(total.dtype)
+    mean = total / count.clamp(min=1.0)
+    return mean.view(n_sectors, n_shells), count.view(n_sectors, n_shells)

@@ -1,0 +1,160 @@
+"""Maximum-likelihood refinement of a CTF against a periodogram.
+
+A periodogram value I is exponentially distributed about the spectrum S, so the best fit minimises
+`sum w (log S + I / S)` (Whittle 1953). Fisher scoring converges in a few steps and its matrix is
+the inverse covariance. Shells where the model is wrong by more than the noise (particle shape at
+low frequency, ice) count less, as in over-dispersed regression.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from verglas.algorithms._ctf_model import (
+    Model,
+    Problem,
+    evaluate,
+    normal_equations,
+    objective,
+    per_pixel,
+    prepare,
+    shell_sums,
+)
+from verglas.algorithms._ctf_search import Optics
+from verglas.algorithms._ctf_spectrum import TileSpectrum
+
+_TOLERANCE_NATS = 0.01
+
+
+@dataclass(frozen=True)
+class WhittleFit:
+    """Result of a refinement.
+
+    Attributes:
+        values: of the parameters by name; units as in `refine_ctf`.
+        covariance: in the order of `values`.
+        evidence: log-likelihood gained over a spectrum without rings, in nats.
+        phase, background, envelope: `[n]`, chi, b and e of each pixel in the spectrum's order.
+    """
+
+    values: dict[str, float]
+    covariance: Tensor
+    evidence: float
+    phase: Tensor
+    background: Tensor
+    envelope: Tensor
+
+    def error(self, name: str) -> float:
+        """Standard error of one parameter."""
+        index = list(self.values).index(name)
+        return math.sqrt(max(float(self.covariance[index, index]), 0.0))
+
+
+def _minimise(problem: Problem, point: Tensor, *, free: Tensor, n_steps: int) -> Tensor:
+    """Damped Fisher scoring over the parameters marked free."""
+    model = evaluate(problem, point)
+    value = objective(problem, model, point)
+    gradient, fisher = normal_equations(problem, model, point)
+    damping = 1e-3
+    for _ in range(n_steps):
+        chosen = fisher[free][:, free]
+        diagonal = chosen.diagonal()
+        damped = chosen + torch.diag(damping * diagonal + 1e-9)
+        step = torch.zeros_like(point)
+        step[free] = torch.linalg.solve(damped, gradient[free])
+        trial = point - step
+        trial_model = evaluate(problem, trial)
+        trial_value = objective(problem, trial_model, trial)
+        if not trial_value <= value:
+            damping = min(damping * 10.0 + 1e-3, 1e6)
+            continue
+        converged = value - trial_value < _TOLERANCE_NATS
+        point, model, value = trial, trial_model, trial_value
+        if converged:
+            break
+        damping = max(damping * 0.2, 1e-6)
+        gradient, fisher = normal_equations(problem, model, point)
+    return point
+
+
+def _overdispersion(problem: Problem, model: Model, n_independent: float) -> Tensor:
+    """Weights that make shells with a systematic misfit count no more than they deserve."""
+    count = shell_sums(torch.ones_like(problem.power), problem.shell_end)
+    excess = shell_sums(problem.power * model.inverse - 1.0, problem.shell_end)
+    variance = excess.square() * n_independent / count.clamp(min=1.0)
+    kernel = torch.ones(1, 1, 11).to(variance) / 11.0
+    padded = torch.nn.functional.pad(variance[None, None], (5, 5), mode="replicate")
+    smooth = torch.nn.functional.conv1d(padded, kernel)[0, 0]
+    return n_independent / smooth.clamp(min=1.0)
+
+
+def _ringless_objective(problem: Problem, curves: Tensor) -> float:
+    """Best objective of the same curves with sin^2 replaced by its mean, one half."""
+    n = len(curves)
+    flat = replace(
+        problem,
+        names=(),
+        phase_offset=torch.full_like(problem.phase_offset, 0.25 * math.pi),
+        phase_terms=problem.phase_terms[:0],
+        motion_terms=problem.motion_terms[:0],
+        is_motion=problem.is_motion[:0],
+        penalty=problem.penalty[-n:, -n:],
+        prior_mean=problem.prior_mean[-n:],
+    )
+    free = torch.ones(n, dtype=torch.bool, device=curves.device)
+    point = _minimise(flat, curves, free=free, n_steps=8)
+    return objective(flat, evaluate(flat, point), point)
+
+
+def refine_ctf(
+    spectrum: TileSpectrum,
+    *,
+    optics: Optics,
+    initial: Mapping[str, float],
+    max_astigmatism_angst: float,
+) -> WhittleFit:
+    """Refine named CTF parameters from a start within about half a ring of the truth.
+
+    Args:
+        spectrum: of one micrograph.
+        optics: wavelength, spherical aberration, amplitude contrast.
+        initial: start values of the parameters to refine, from `defocus astigmatism_cos
+            astigmatism_sin phase_shift spherical_aberration motion_cos motion_sin`. Defocus and
+            astigmatism (half the difference along x and at 45 degrees) in Å, phase shift in
+            radians, spherical aberration in mm, motion (along x and at 45 degrees) in Å^2 as in
+            `1 / (1 + B k^2)`.
+        max_astigmatism_angst: half of it is the width of the prior of each component.
+
+    Returns:
+        Parameters, covariance (over-dispersion included) and curves.
+
+    References:
+        Whittle 1953, doi:10.1007/BF02590998.
+    """
+    m = len(initial)
+    problem, curves = prepare(spectrum, optics, list(initial), max_astigmatism_angst)
+    point = torch.cat([torch.tensor(list(initial.values())).to(curves), curves])
+    free = torch.ones(len(point), dtype=torch.bool, device=point.device)
+    curves_only = free.clone()
+    curves_only[:m] = False
+    point = _minimise(problem, point, free=curves_only, n_steps=5)
+    point = _minimise(problem, point, free=free, n_steps=10)
+    for _ in range(2):
+        weight = _overdispersion(problem, evaluate(problem, point), spectrum.n_independent)
+        problem = replace(problem, weight=weight)
+        point = _minimise(problem, point, free=free, n_steps=8)
+    model = evaluate(problem, point)
+    _, fisher = normal_equations(problem, model, point)
+    evidence = _ringless_objective(problem, point[m:]) - objective(problem, model, point)
+    back = torch.argsort(problem.order)
+    return WhittleFit(
+        values=dict(zip(initial, point[:m].tolist(), strict=True)),
+        covariance=torch.linalg.inv(fisher)[:m, :m],
+        evidence=evidence,
+        phase=model.phase[back],
+        background=problem.unit * per_pixel(problem, model.background).double()[back],
+        envelope=problem.unit * per_pixel(problem, model.envelope).double()[back],
+    )
