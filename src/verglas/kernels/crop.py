@@ -1,6 +1,7 @@
 """Cut boxes out of micrographs and bring them to a common grey scale."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from verglas.core.checks import check_ndim, check_range
@@ -33,10 +34,11 @@ def window_boxes(image: Tensor, centres_px: Tensor, *, box: int) -> tuple[Tensor
     start = centres_px.to(image.device, torch.int64) - box // 2
     size = torch.tensor([width, height], device=image.device)
     is_inside = ((start >= 0) & (start + box <= size)).all(-1)
-    offsets = torch.arange(box, device=image.device)
-    columns = (start[:, 0, None] + offsets).clamp(0, width - 1)
-    rows = (start[:, 1, None] + offsets).clamp(0, height - 1)
-    return image[rows[:, :, None], columns[:, None, :]], is_inside
+    # a box that lies wholly outside sees only repeated pixels, wherever it is
+    start = torch.minimum(start, size).clamp(min=-box) + box
+    padded = F.pad(image[None, None], [box] * 4, mode="replicate")[0, 0]
+    windows = padded.unfold(0, box, 1).unfold(1, box, 1)
+    return windows[start[:, 1], start[:, 0]], is_inside
 
 
 def normalise_boxes(images: Tensor, *, radius_px: float, ramp: bool = True) -> Tensor:

@@ -12,7 +12,13 @@ from torch import Tensor
 from verglas.core.checks import check_range
 from verglas.kernels._checks import check_tail
 
-__all__ = ["ctf_phase", "electron_wavelength_angst", "evaluate_ctf", "point_spread_angst"]
+__all__ = [
+    "ctf_phase",
+    "electron_wavelength_angst",
+    "equivalent_frequencies",
+    "evaluate_ctf",
+    "point_spread_angst",
+]
 
 # CODATA 2018
 _PLANCK_J_S = 6.62607015e-34
@@ -145,6 +151,57 @@ def evaluate_ctf(
     k2 = frequencies_per_angst.square().sum(-1)
     decay = b_factor_angst2.to(ctf).reshape(-1, *[1] * k2.ndim) / 4
     return ctf * torch.exp(-decay * k2)
+
+
+def equivalent_frequencies(
+    frequencies_per_angst: Tensor,
+    *,
+    defocus_u_angst: Tensor,
+    defocus_v_angst: Tensor,
+    defocus_angle_deg: Tensor,
+    voltage_kv: float | Tensor,
+    spherical_aberration_mm: float | Tensor,
+) -> Tensor:
+    """Moduli at which a CTF of the mean defocus has the phase that each frequency has.
+
+    Averaging power over equal moduli of this kind (equi-phase averaging) keeps the rings of
+    an astigmatic spectrum apart, where a plain radial average blurs them.
+
+    Args:
+        frequencies_per_angst: `[..., 2]` (kx, ky), shared by the batch.
+        defocus_u_angst: `[b]`, along the u axis; the mean defocus must not be 0.
+        defocus_v_angst: `[b]`, across it.
+        defocus_angle_deg: `[b]`, of the u axis.
+        voltage_kv: number or `[b]`.
+        spherical_aberration_mm: number or `[b]`.
+
+    Returns:
+        `[b, ...]`, 1/Å; not a number where the mean defocus never reaches the phase, which
+        is beyond the turning point `k^2 = dz / (Cs lambda^2)`.
+
+    References:
+        Zhang 2016, doi:10.1016/j.jsb.2015.11.003, section 2.3.
+    """
+    check_tail("frequencies_per_angst", frequencies_per_angst, (2,))
+    coefficients = _phase_coefficients(
+        defocus_u_angst,
+        defocus_v_angst,
+        defocus_angle_deg,
+        torch.zeros_like(defocus_u_angst),
+        voltage_kv,
+        spherical_aberration_mm,
+        0.0,
+    )
+    view = (-1, *[1] * (frequencies_per_angst.ndim - 1))
+    mean, cosine, sine, quartic = (c.reshape(view) for c in coefficients[:4])
+    kx, ky = frequencies_per_angst.to(torch.float64).unbind(-1)
+    k2 = kx * kx + ky * ky
+    chi = mean * k2 + cosine * (kx * kx - ky * ky) + sine * (2 * kx * ky) + quartic * k2 * k2
+    # the root of mean x + quartic x^2 = chi that is chi / mean without Cs
+    root = torch.sqrt(mean.square() + 4 * quartic * chi)
+    square = 2 * chi / (mean + torch.copysign(root, mean))
+    is_before_turn = k2 * torch.abs(2 * quartic) <= torch.abs(mean)
+    return torch.where(is_before_turn, torch.sqrt(square), torch.nan).to(frequencies_per_angst)
 
 
 def point_spread_angst(

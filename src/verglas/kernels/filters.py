@@ -133,7 +133,7 @@ def apply_b_factor(arrays: Tensor, *, b_factor_angst2: float, pixel_size_angst: 
     return _multiply(arrays, torch.exp(-b_factor_angst2 / 4 * k2))
 
 
-def whiten(arrays: Tensor, *, floor: float = 1e-6) -> Tensor:
+def whiten(arrays: Tensor, *, floor: float = 1e-5) -> Tensor:
     """Divide each shell by the root mean square of its coefficients.
 
     Args:
@@ -153,8 +153,8 @@ def whiten(arrays: Tensor, *, floor: float = 1e-6) -> Tensor:
     profile = shell_average(power, shape=shape, n_shells=n_shells)
     profile[:, 0] = 0
     strongest = profile.amax(1, keepdim=True)
-    lowest = (strongest * floor**2).clamp(min=1e-300)
-    gain = torch.rsqrt(torch.maximum(profile, lowest))
+    raised = torch.maximum(profile, strongest * floor**2)
+    gain = torch.where(strongest > 0, torch.rsqrt(raised), 0.0)
     gain[:, 0] = 0
     weights = gain.to(arrays.dtype)[:, shell_index(shape, device=arrays.device)]
     whitened: Tensor = torch.fft.irfftn(arrays_ft * weights, s=shape, dim=axes)
