@@ -24,6 +24,7 @@ from verglas.algorithms._map_refine import (
     weighted_correlation,
 )
 from verglas.algorithms._map_search import distinct_best, search_rotations
+from verglas.algorithms.map_fsc import without_offset
 from verglas.algorithms.resample import (
     FourierSampler,
     MapPose,
@@ -34,7 +35,7 @@ from verglas.kernels.masks import soft_sphere
 from verglas.kernels.so3 import orientation_grid
 from verglas.kernels.symmetry import symmetry_operators
 
-__all__ = ["AlignConfig", "HandFit", "MapAlignment", "align_maps"]
+__all__ = ["AlignConfig", "HandFit", "MapAlignment", "align_maps", "refine_alignment"]
 
 
 _BAND_STEP = 1.6
@@ -136,15 +137,6 @@ def _sphere(volume: Tensor, *, pixel_size_angst: float, diameter_angst: float) -
     return soft_sphere(box, radius_px, edge_px, device=volume.device)
 
 
-def _without_offset(volume: Tensor, mask: Tensor) -> Tensor:
-    """Subtract the mean under the mask's edge, so that masking leaves no step."""
-    rim = mask * (1 - mask)
-    if float(rim.sum()) < 1e-3:
-        return volume * mask
-    level = (volume * rim).sum() / rim.sum()
-    return (volume - level) * mask
-
-
 def _coarse_poses(problem: _Problem, *, mirrored: bool) -> list[MapPose]:
     """Best distinct poses of one hand by exhaustive search."""
     config = problem.config
@@ -226,7 +218,7 @@ def _masked_moving(problem: _Problem, pose: MapPose) -> Tensor:
         output_pixel_size_angst=problem.moving_pixel_angst,
         oversampling=1.0,
     ).clamp(0, 1)
-    return _without_offset(problem.moving, mask)
+    return without_offset(problem.moving, mask)
 
 
 def _last_signal_shell(correlation: Tensor, *, threshold: float = 0.3) -> int:
@@ -286,6 +278,48 @@ def _compare(problem: _Problem, refined: list[_Refined]) -> MapAlignment:
     return MapAlignment(best=fits[0], other=fits[1] if len(fits) > 1 else None)
 
 
+def _problem(
+    reference: Tensor,
+    moving: Tensor,
+    *,
+    reference_pixel_size_angst: float,
+    moving_pixel_size_angst: float,
+    config: AlignConfig | None,
+    mask: Tensor | None,
+) -> _Problem:
+    """Check and mask the two maps."""
+    config = config or AlignConfig()
+    for name, volume in (("reference", reference), ("moving map", moving)):
+        if volume.ndim != 3 or len(set(volume.shape)) != 1:
+            raise ValueError(f"{name} must be cubic [n, n, n]: got shape {tuple(volume.shape)}")
+    if mask is not None and mask.shape != reference.shape:
+        raise ValueError(
+            f"mask must have the reference's shape {tuple(reference.shape)}: "
+            f"got {tuple(mask.shape)}"
+        )
+    lengths = (
+        reference.shape[0] * reference_pixel_size_angst,
+        moving.shape[0] * moving_pixel_size_angst,
+    )
+    diameter = config.diameter_angst or min(lengths) * 2 / 3
+    if mask is None:
+        mask_reference = _sphere(
+            reference, pixel_size_angst=reference_pixel_size_angst, diameter_angst=diameter
+        )
+    else:
+        mask_reference = mask
+    mask_moving = _sphere(moving, pixel_size_angst=moving_pixel_size_angst, diameter_angst=diameter)
+    return _Problem(
+        reference=without_offset(reference, mask_reference),
+        moving=without_offset(moving, mask_moving),
+        mask=mask,
+        reference_pixel_angst=reference_pixel_size_angst,
+        moving_pixel_angst=moving_pixel_size_angst,
+        diameter_angst=diameter,
+        config=config,
+    )
+
+
 def align_maps(
     reference: Tensor,
     moving: Tensor,
@@ -311,30 +345,49 @@ def align_maps(
         Yershova et al. 2010, doi:10.1177/0278364909352700 (grid); Rosenthal & Henderson
         2003, doi:10.1016/j.jmb.2003.07.013 (weights from the shell correlation).
     """
-    config = config or AlignConfig()
-    boxes = (
-        reference.shape[0] * reference_pixel_size_angst,
-        moving.shape[0] * moving_pixel_size_angst,
-    )
-    diameter = config.diameter_angst or min(boxes) * 2 / 3
-    sphere_reference = _sphere(
-        reference, pixel_size_angst=reference_pixel_size_angst, diameter_angst=diameter
-    )
-    sphere_moving = _sphere(
-        moving, pixel_size_angst=moving_pixel_size_angst, diameter_angst=diameter
-    )
-    problem = _Problem(
-        reference=_without_offset(reference, sphere_reference if mask is None else mask),
-        moving=_without_offset(moving, sphere_moving),
-        mask=mask,
-        reference_pixel_angst=reference_pixel_size_angst,
-        moving_pixel_angst=moving_pixel_size_angst,
-        diameter_angst=diameter,
+    problem = _problem(
+        reference,
+        moving,
+        reference_pixel_size_angst=reference_pixel_size_angst,
+        moving_pixel_size_angst=moving_pixel_size_angst,
         config=config,
+        mask=mask,
     )
-    hands = (False, True) if config.both_hands else (False,)
+    hands = (False, True) if problem.config.both_hands else (False,)
     refined = [
         _refine_fully(problem, _refine_candidates(problem, _coarse_poses(problem, mirrored=hand)))
         for hand in hands
     ]
     return _compare(problem, refined)
+
+
+def refine_alignment(
+    reference: Tensor,
+    moving: Tensor,
+    pose: MapPose,
+    *,
+    reference_pixel_size_angst: float,
+    moving_pixel_size_angst: float,
+    config: AlignConfig | None = None,
+    mask: Tensor | None = None,
+) -> HandFit:
+    """Refine a pose that is right to a few degrees; arguments as for `align_maps`.
+
+    Args:
+        reference: `[n, n, n]`.
+        moving: `[m, m, m]`.
+        pose: where the moving map lies now; its hand is kept.
+        reference_pixel_size_angst: of the reference.
+        moving_pixel_size_angst: of the moving map.
+        config: search settings; `fit_pixel_size` frees the pixel size of the moving map.
+        mask: `[n, n, n]` soft mask in the reference's frame.
+    """
+    problem = _problem(
+        reference,
+        moving,
+        reference_pixel_size_angst=reference_pixel_size_angst,
+        moving_pixel_size_angst=moving_pixel_size_angst,
+        config=config,
+        mask=mask,
+    )
+    return _compare(problem, [_refine_fully(problem, pose)]).best
