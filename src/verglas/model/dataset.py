@@ -144,13 +144,14 @@ class DataSet:
         Args:
             frame: `item_id` and the columns; one row for each item, in any order.
         """
-        frame = conform(frame, what=f"new columns of {self.name}")
-        check_ids(frame, what=f"new columns of {self.name}")
+        what = f"table of new columns for {self.name}"
+        frame = conform(frame, what=what)
+        check_ids(frame, what=what)
         own = self.rows(["item_id"])
         joined = own.join(frame, on="item_id", how="inner", maintain_order="left")
         if joined.height != self.n_items or frame.height != self.n_items:
             raise FormatError(
-                f"new columns of {self.name} must have one row per item: got {frame.height} rows "
+                f"{what} must have one row per item: got {frame.height} rows "
                 f"of which {joined.height} match, expected {self.n_items}",
                 "select the rows that have values first",
             )
@@ -230,10 +231,10 @@ def overlaid(table: pl.LazyFrame, overlay: pl.LazyFrame) -> pl.LazyFrame:
 
 
 def _as_ids(rows: Rows) -> pl.Series:
-    if isinstance(rows, pl.LazyFrame):
-        rows = rows.select("item_id").collect()
-    if isinstance(rows, pl.DataFrame):
-        rows = rows["item_id"]
+    if isinstance(rows, pl.DataFrame | pl.LazyFrame):
+        if "item_id" not in rows.collect_schema():
+            raise FormatError("table of the rows to keep has no column item_id")
+        rows = rows.lazy().select("item_id").collect()["item_id"]
     return pl.Series("item_id", rows, dtype=pl.Int64)
 
 

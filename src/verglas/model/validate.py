@@ -40,6 +40,8 @@ def conform(frame: pl.DataFrame, *, what: str) -> pl.DataFrame:
 
 def check_ids(frame: pl.DataFrame, *, what: str) -> None:
     """Raise unless every row has its own `item_id`."""
+    if "item_id" not in frame.columns:
+        raise FormatError(f"{what} has no column item_id")
     ids = frame["item_id"]
     if ids.null_count():
         raise FormatError(f"{what} has {ids.null_count()} rows without item_id")

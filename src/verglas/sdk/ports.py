@@ -77,10 +77,14 @@ class Ports(BaseModel):
     protocol_id: ClassVar[str] = ""
     """Set by `@protocol`; names the protocol in messages."""
 
+    are_inputs: ClassVar[bool] = False
+    """Set by `@protocol`; inputs must have items, outputs may be empty."""
+
     def __init__(self, **values: Any) -> None:
         _check_names(type(self), values)
         for name, declared in ports_of(type(self)).items():
-            check_port(declared, name, values.get(name), owner=self.protocol_id)
+            value = values.get(name)
+            check_port(declared, name, value, owner=self.protocol_id, is_input=self.are_inputs)
         try:
             super().__init__(**values)
         except ValidationError as error:
@@ -106,7 +110,7 @@ def ports_of(ports: type[Ports]) -> dict[str, Port]:
     return declared  # type: ignore[return-value]
 
 
-def check_port(declared: Port, name: str, value: Any, *, owner: str) -> None:
+def check_port(declared: Port, name: str, value: Any, *, owner: str, is_input: bool = True) -> None:
     """Raise a `PortError` with advice unless a value fits a port.
 
     Args:
@@ -114,6 +118,7 @@ def check_port(declared: Port, name: str, value: Any, *, owner: str) -> None:
         name: of the port.
         value: a data set, a list of them, or None.
         owner: protocol id for messages.
+        is_input: refuse a data set without items, which no protocol can work on.
     """
     where = f"port {name!r} of {owner}" if owner else f"port {name!r}"
     if declared.many and not isinstance(value, list | tuple | None):
@@ -128,6 +133,8 @@ def check_port(declared: Port, name: str, value: Any, *, owner: str) -> None:
             raise PortError(f"{where} takes {declared.kind}: got {data.name}")
         needs = dict.fromkeys((*declared.kind.required, *declared.needs))
         data.require(needs, needed_by=owner or where)
+        if is_input and not data.n_items:
+            raise PortError(f"{data.name} has no items: {where} needs at least one")
 
 
 def _check_names(ports: type[Ports], values: dict[str, Any]) -> None:

@@ -81,6 +81,7 @@ def protocol(
         doc = inspect.cleandoc(sys.modules[run.__module__].__doc__ or run.__doc__ or "")
         for declared in (params, inputs, outputs):
             declared.protocol_id = id
+        inputs.are_inputs = inputs is not outputs
         spec = ProtocolSpec(
             id, version, label, doc, params, inputs, outputs, run.__module__, run, citations
         )
