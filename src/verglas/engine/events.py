@@ -62,6 +62,7 @@ class ChunkFailed:
     step: str
     key: str
     error: str
+    is_user_error: bool = False
 
 
 @dataclass(frozen=True, slots=True)

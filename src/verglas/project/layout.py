@@ -50,10 +50,10 @@ class ProjectLayout:
         """The folder of all jobs."""
         return self.root / "jobs"
 
-    def output_folder(self, job_folder: str, revision: int, port: str) -> Path:
-        """Return where a revision of a job writes the data set of a port."""
+    def output_base(self, job_folder: str, revision: int) -> Path:
+        """Return the folder in which a revision of a job has its `outputs/`."""
         folder = self.jobs / job_folder
-        return (folder if revision == 1 else folder / f"revisions/{revision}") / "outputs" / port
+        return folder if revision == 1 else folder / "revisions" / str(revision)
 
     def job_folders(self) -> Iterator[Path]:
         """Go through the job folders in order of their names, and so of their numbers."""

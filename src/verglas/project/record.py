@@ -95,12 +95,14 @@ class Moment(_Value):
 
 
 class Question(_Value):
-    """What a parked job waits for: a data set of a kind, edited from the draft."""
+    """What a parked job waits for: a data set of a kind, edited from the draft.
+
+    The draft lies in `questions/<name>/draft` of the job's folder, the answer beside it.
+    """
 
     name: str
     kind: str
-    draft: str
-    answer: str = ""
+    n_items: int
 
 
 class Revision(_Value):
@@ -129,6 +131,7 @@ class JobRecord(_Value):
     seed: int = 0
     error: str = ""
     warnings: tuple[str, ...] = ()
+    metrics: dict[str, float | str] = {}
     question: Question | None = None
     steps: tuple[StepCount, ...] = ()
     environment: dict[str, str] = {}
