@@ -172,7 +172,9 @@ def _expected_text(detail: ErrorDetails) -> str:
 
 
 def _nearest_hint(params: type[Params], name: str) -> str:
-    nearest = get_close_matches(name, params.model_fields, n=1, cutoff=0.5)
+    # the name without its unit is the commonest slip
+    nearest = [field for field in params.model_fields if field.startswith(f"{name}_")]
+    nearest += get_close_matches(name, params.model_fields, n=1, cutoff=0.5)
     if nearest:
         return f"did you mean {nearest[0]!r}?"
     return f"its parameters are {', '.join(params.model_fields) or 'none'}"
