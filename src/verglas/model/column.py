@@ -91,6 +91,14 @@ _OPTICS = (
         cryosparc="blob/psize_A",
     ),
     Column(
+        "micrograph_pixel_size_angst",
+        _FLOAT,
+        "Pixel size of the micrographs that the particles were cut from.",
+        low=1e-3,
+        high=1e4,
+        relion="rlnMicrographPixelSize",
+    ),
+    Column(
         "voltage_kv",
         _FLOAT,
         "Acceleration voltage.",
