@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from verglas.core.errors import PortError, UserError
 from verglas.core.ids import dataset_id, job_id, parse_id
-from verglas.model import DataSet, Kind, open_dataset
 from verglas.project.record import JobRecord
 from verglas.project.store import DataSetInfo, Store
 
 if TYPE_CHECKING:
     from verglas.api.job import Job
+    from verglas.model import DataSet, Kind
 
 __all__ = ["DataSetRef", "JobRef", "current_number", "find_dataset", "find_job", "open_numbered"]
 
@@ -29,7 +29,7 @@ def find_job(store: Store, ref: "JobRef") -> JobRecord:
     return store.job(ref if isinstance(ref, int) else parse_id(ref, prefix="j"))
 
 
-def find_dataset(store: Store, ref: DataSetRef, kind: Kind | None = None) -> int:
+def find_dataset(store: Store, ref: DataSetRef, kind: "Kind | None" = None) -> int:
     """Return the number of the data set that a reference means.
 
     Args:
@@ -38,6 +38,8 @@ def find_dataset(store: Store, ref: DataSetRef, kind: Kind | None = None) -> int
             fits, or a data set of the project.
         kind: wanted, to choose among the outputs of `j12`.
     """
+    from verglas.model import DataSet
+
     if isinstance(ref, DataSet):
         return _number_of(ref)
     if not isinstance(ref, str | int):
@@ -64,8 +66,10 @@ def find_dataset(store: Store, ref: DataSetRef, kind: Kind | None = None) -> int
     return outputs[0].dataset
 
 
-def open_numbered(store: Store, number: int) -> DataSet:
+def open_numbered(store: Store, number: int) -> "DataSet":
     """Open a data set of the project."""
+    from verglas.model import open_dataset
+
     info = store.dataset(number)
     folder = store.layout.root / info.folder
     if not folder.exists():
@@ -101,7 +105,7 @@ def _position(record: JobRecord, info: DataSetInfo) -> int:
     return 0
 
 
-def _number_of(data: DataSet) -> int:
+def _number_of(data: "DataSet") -> int:
     if not data.id:
         raise PortError(
             f"{data.name} is not in the project",

@@ -15,12 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from verglas.api.inputs import DataSetRef, JobRef, find_dataset, find_job, open_numbered
 from verglas.api.job import Job, RunningJob
-from verglas.api.run import RunOptions, launch, make_order, rerun_order, run_order
 from verglas.core.errors import PortError, UserError
 from verglas.core.registry import Registry, load_registry
-from verglas.engine.pool import Placement
+from verglas.engine.placement import Placement
 from verglas.engine.progress import OnProgress, silent
-from verglas.model import DataSet, open_dataset, write_dataset
 from verglas.project.layout import create_project, find_project
 from verglas.project.provenance import (
     RULES,
@@ -35,6 +33,7 @@ from verglas.project.record import JobRecord, JobStatus, Moment, now
 from verglas.project.store import DataSetInfo, Store
 
 if TYPE_CHECKING:
+    from verglas.model import DataSet
     from verglas.sdk.protocol import ProtocolSpec
 
 __all__ = ["Project"]
@@ -157,6 +156,8 @@ class Project:
             values: parameters, and inputs by the name of their port: `d41`, `j12.particles`,
                 `j12`, a job, a data set, or a list of these.
         """
+        from verglas.api.run import RunOptions, make_order, run_order
+
         values = {**(params or {}), **values}
         order = make_order(self, protocol_id, values, seed=seed, label=label)
         return run_order(self, order, RunOptions(wait, resume, force, placement, show))
@@ -206,6 +207,8 @@ class Project:
             show: takes progress updates.
             changes: parameters and inputs.
         """
+        from verglas.api.run import RunOptions, launch, rerun_order
+
         record = find_job(self.store, job)
         order = rerun_order(self, record, changes)
         is_same = (
@@ -230,15 +233,17 @@ class Project:
             if self.store.job(number).status is JobStatus.DONE
         ]
 
-    def draft(self, job: JobRef) -> DataSet:
+    def draft(self, job: JobRef) -> "DataSet":
         """Open what a job that asks wants to have edited.
 
         Args:
             job: `j12` or its number.
         """
+        from verglas.model import open_dataset
+
         return open_dataset(self._question_folder(find_job(self.store, job)) / "draft", self.root)
 
-    def answer(self, job: JobRef, data: DataSet, *, wait: bool = True, **options: Any) -> Job:
+    def answer(self, job: JobRef, data: "DataSet", *, wait: bool = True, **options: Any) -> Job:
         """Answer a job that asks, and let it go on.
 
         Args:
@@ -248,6 +253,8 @@ class Project:
             wait: as for `run`.
             options: `placement` and `show`, as for `run`.
         """
+        from verglas.model import write_dataset
+
         record = find_job(self.store, job)
         folder = self._question_folder(record)
         if record.question is not None and data.kind.id != record.question.kind:
@@ -270,7 +277,7 @@ class Project:
         """List what is written down about all jobs, in one look-up."""
         return self.store.jobs()
 
-    def dataset(self, ref: DataSetRef) -> DataSet:
+    def dataset(self, ref: DataSetRef) -> "DataSet":
         """Open a data set by `d41`, `j12.particles`, or `j12` with a single output."""
         return open_numbered(self.store, find_dataset(self.store, ref))
 

@@ -21,7 +21,7 @@ from verglas.sdk.protocol import ProtocolSpec
 
 if TYPE_CHECKING:
     from verglas.api.project import Project
-    from verglas.engine.pool import Placement
+    from verglas.engine.placement import Placement
     from verglas.sdk.params import Params
 
 __all__ = ["Order", "RunOptions", "launch", "make_order", "rerun_order", "run_order"]

@@ -7,11 +7,13 @@ Items (rows) have an integer that stays with the thing through the pipeline.
 import hashlib
 import re
 from collections.abc import Iterable
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING
 
 from verglas.core.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 __all__ = [
     "check_protocol_id",
@@ -64,7 +66,7 @@ def check_protocol_id(protocol_id: str) -> None:
         raise ValueError(f"protocol id must be 'object.verb_what': got {protocol_id!r}")
 
 
-def child_item_ids(source_id: int, n_children: int) -> npt.NDArray[np.int64]:
+def child_item_ids(source_id: int, n_children: int) -> "npt.NDArray[np.int64]":
     """Number the children of an item without knowing how many its neighbours have.
 
     Chunks of one job run apart, so each needs ids that cannot meet those of another: the
@@ -75,6 +77,8 @@ def child_item_ids(source_id: int, n_children: int) -> npt.NDArray[np.int64]:
         source_id: `item_id` of the parent, 0 to 2^43.
         n_children: at most 2^20.
     """
+    import numpy as np  # here, because commands that only look up jobs need no arrays
+
     if not 0 <= source_id < 2**43:
         raise ValueError(f"source_id must be >= 0 and < 2^43: got {source_id!r}")
     if n_children > _CHILDREN_PER_ITEM:

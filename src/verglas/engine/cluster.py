@@ -24,10 +24,11 @@ from typing import Any, TypeVar
 from verglas.core.errors import EngineError, UserError
 from verglas.engine import events as ev
 from verglas.engine.executor import Outcome, Report, Unit, outcome_event
+from verglas.engine.placement import Tls
 from verglas.engine.slots import Slot, available_cores, end_with_driver, visible_gpus
 from verglas.engine.worker import run_unit
 
-__all__ = ["LocalCluster", "SiteCluster", "Tls", "serve_worker"]
+__all__ = ["LocalCluster", "SiteCluster", "serve_worker"]
 
 log = logging.getLogger(__name__)
 
@@ -247,7 +248,7 @@ class SiteCluster:
     accepted, since a scheduler runs whatever it is sent.
     """
 
-    def __init__(self, address: str, *, tls: "Tls | None" = None) -> None:
+    def __init__(self, address: str, *, tls: Tls | None = None) -> None:
         host = address.partition("://")[2].rpartition(":")[0].strip("[]")
         if host not in (_LOOPBACK, "localhost", "::1") and tls is None:
             raise UserError(
@@ -306,15 +307,6 @@ class SiteCluster:
         if self._client is None:
             self._client = _connect(self.address, self._tls)
         return self._client
-
-
-@dataclass(frozen=True, slots=True)
-class Tls:
-    """Certificates for a scheduler beyond this machine."""
-
-    ca_file: Path
-    certificate: Path
-    key: Path
 
 
 def serve_worker() -> None:

@@ -1,40 +1,12 @@
-"""Choose an executor, and keep it for the other jobs of this process."""
+"""Make the executor for a placement, and keep it for the other jobs of this process."""
 
 import threading
-from dataclasses import dataclass
-from typing import Literal
 
-from verglas.core.errors import ParamsError
-from verglas.engine.cluster import LocalCluster, SiteCluster, Tls
+from verglas.engine.cluster import LocalCluster, SiteCluster
 from verglas.engine.executor import Executor, InProcessExecutor
+from verglas.engine.placement import Placement
 
-__all__ = ["Placement", "close_executors", "get_executor"]
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """Where chunks run.
-
-    Attributes:
-        where: `local` for worker processes on this machine, `in_process` for one chunk after
-            the other in the thread that waits.
-        workers: worker processes; by default as many as there are cores.
-        cores: that all workers may use together; by default all of the machine.
-        scheduler: address of a Dask scheduler, which then takes the chunks.
-        tls: certificates for a scheduler beyond this machine.
-    """
-
-    where: Literal["local", "in_process"] = "local"
-    workers: int | None = None
-    cores: int | None = None
-    scheduler: str = ""
-    tls: Tls | None = None
-
-    def __post_init__(self) -> None:
-        for name, value in (("workers", self.workers), ("cores", self.cores)):
-            if value is not None and value < 1:
-                raise ParamsError(f"{name}: got {value!r}, expected >= 1")
-
+__all__ = ["close_executors", "get_executor"]
 
 _executors: dict[Placement, Executor] = {}
 _mutex = threading.Lock()
