@@ -27,11 +27,11 @@ def test_lines_import_only_from_the_layers_below():
 
 
 def test_ruff_finds_nothing():
-    run_python("-m", "ruff", "check", "--quiet", "src", "tests")
+    run_python("-m", "ruff", "check", "--quiet", "src", "tests", "tools", "benchmarks")
 
 
 def test_code_is_formatted():
-    run_python("-m", "ruff", "format", "--quiet", "--check", "src", "tests")
+    run_python("-m", "ruff", "format", "--quiet", "--check", "src", "tests", "tools", "benchmarks")
 
 
 @pytest.mark.timeout(600)

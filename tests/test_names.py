@@ -3,6 +3,8 @@
 import ast
 import importlib
 import re
+import subprocess
+import sys
 
 import polars as pl
 import pytest
@@ -122,3 +124,9 @@ def test_modules_list_their_public_names():
         if not path.name.startswith("_") and "__all__" not in path.read_text(encoding="utf-8")
     ]
     assert unlisted == []
+
+
+def test_column_page_is_up_to_date():
+    script = str(ROOT / "tools" / "make_column_page.py")
+    done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -16,7 +16,7 @@ def ids_of(data):
 
 def test_traits_count_columns_of_rows_and_optics(tmp_path):
     data = micrographs(tmp_path)
-    assert data.traits == {"image", "volume", "optics", "pixels"}
+    assert data.traits == {"image", "image_file", "optics", "pixels"}
     assert with_ctf(data).traits == data.traits | {"ctf"}
 
 

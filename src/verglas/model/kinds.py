@@ -67,10 +67,12 @@ CLASSES2D = Kind(
 VOLUMES = Kind(
     "volumes",
     "Maps in three dimensions.",
-    ("volume", "pixels"),
+    ("image_file", "pixels"),
     ("half_maps", "mask", "resolution", "score"),
 )
-MASKS = Kind("masks", "Masks in three dimensions, 0 outside and 1 inside.", ("volume", "pixels"))
+MASKS = Kind(
+    "masks", "Masks in three dimensions, 0 outside and 1 inside.", ("image_file", "pixels")
+)
 CURVES = Kind("curves", "Curves over spatial frequency, as Fourier shell correlations.", ("curve",))
 ATOMS = Kind("atoms", "Atomic models.", ("atoms",))
 

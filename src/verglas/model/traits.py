@@ -37,9 +37,9 @@ TRAITS: dict[str, Trait] = {
             ("micrographs.import", "particles.extract"),
         ),
         Trait(
-            "volume",
+            "image_file",
             ("image_path",),
-            "Each row has a three-dimensional image.",
+            "Each row has an image file of its own, as a volume.",
             ("volumes.import", "volumes.from_atoms"),
         ),
         Trait(
