@@ -7,7 +7,7 @@ CTF is applied on a box large enough for what it moves out of the particle's own
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import polars as pl
@@ -27,8 +27,10 @@ __all__ = [
     "ParticleConfig",
     "ParticleRenderer",
     "SimulatedParticles",
+    "displacement_angst",
     "draw_particles",
     "optics_table",
+    "particle_circle",
     "prepare_renderer",
     "render_images",
     "render_signal_ft",
@@ -148,40 +150,55 @@ class ParticleRenderer:
     signal_scale: float
 
 
-def wide_box_px(config: ParticleConfig, radius: float) -> int:
-    """Size of the box in which what the CTF displaces does not come round to the particle's."""
-    optics = config.optics
+def displacement_angst(optics: Optics, defocus_angst: float) -> float:
+    """Distance over which the CTF spreads a point, up to the corners of Fourier space."""
     nyquist = torch.tensor(0.5 / optics.pixel_size_angst, dtype=torch.float64)
     spread = point_spread_angst(
         nyquist,
-        defocus_angst=config.defocus_max_angst + config.astigmatism_angst / 2,
+        defocus_angst=defocus_angst,
         voltage_kv=optics.voltage_kv,
         spherical_aberration_mm=optics.spherical_aberration_mm,
     )
-    reach = radius + 3 * config.shift_angst + _SPREAD_MARGIN * float(spread)
-    least = config.box_px / 2 + reach / optics.pixel_size_angst
+    return _SPREAD_MARGIN * float(spread)
+
+
+def wide_box_px(config: ParticleConfig, radius: float) -> int:
+    """Size of the box in which what the CTF displaces does not come round to the particle's."""
+    defocus = config.defocus_max_angst + config.astigmatism_angst / 2
+    reach = radius + 3 * config.shift_angst + displacement_angst(config.optics, defocus)
+    least = config.box_px / 2 + reach / config.optics.pixel_size_angst
     return next_fast_size(int(np.ceil(max(config.box_px, least))))
 
 
-def prepare_renderer(atoms: Atoms, config: ParticleConfig) -> ParticleRenderer:
+def prepare_renderer(
+    atoms: Atoms, config: ParticleConfig, *, signal_scale: float | None = None
+) -> ParticleRenderer:
     """Grid what all images share and find the scale that gives the wanted SNR.
 
     The scale comes from probe particles that depend on the seed but not on the set, so that
     any part of a set, rendered alone, is the same as within the whole.
+
+    Args:
+        signal_scale: known from an earlier call, which saves the probes.
     """
     projector = prepare_projector(
         atoms,
         box_px=wide_box_px(config, radius_angst(atoms)),
         pixel_size_angst=config.optics.pixel_size_angst,
     )
-    unscaled = ParticleRenderer(projector, config, 1.0)
+    if signal_scale is None:
+        signal_scale = _find_scale(projector, config, radius_angst(atoms))
+    return ParticleRenderer(projector, config, signal_scale)
+
+
+def _find_scale(projector: Projector, config: ParticleConfig, radius: float) -> float:
     if config.snr == 0:
-        return replace(unscaled, signal_scale=0.0)
+        return 0.0
     probes = _draw(config, _N_PROBES, item_generator(config.seed, _PROBE_KEY))
-    signal = _signal_images(unscaled, probes)
-    circle = particle_circle(config.box_px, radius_angst(atoms) / config.optics.pixel_size_angst)
+    signal = _signal_images(ParticleRenderer(projector, config, 1.0), probes)
+    circle = particle_circle(config.box_px, radius / config.optics.pixel_size_angst)
     variance = float(signal[:, circle].double().var(1, correction=0).mean())
-    return replace(unscaled, signal_scale=float(np.sqrt(config.snr / variance)))
+    return float(np.sqrt(config.snr / variance))
 
 
 def particle_circle(box_px: int, radius_px: float) -> Tensor:
@@ -198,22 +215,29 @@ def _columns(table: pl.DataFrame, *names: str) -> Tensor:
     return torch.stack([_column(table, name) for name in names], 1)
 
 
-def render_signal_ft(renderer: ParticleRenderer, table: pl.DataFrame) -> Tensor:
-    """Render without noise on the wide box, as transforms `[b, w, w//2+1]`.
+def render_signal_ft(
+    projector: Projector, table: pl.DataFrame, *, optics: Optics, b_factor_angst2: float
+) -> Tensor:
+    """Project, shift and apply CTF and envelope; no noise.
 
     Args:
+        projector: on a box wide enough for what the CTF displaces.
         table: rows with the columns of CTF and pose; a missing shift counts as 0.
+        optics: of the rows.
+        b_factor_angst2: envelope of the images.
+
+    Returns:
+        `[b, w, w//2+1]`, transforms of images in volts summed over z.
     """
-    config, box = renderer.config, renderer.projector.box_px
-    optics = config.optics
+    box = projector.box_px
     angles = _columns(table, "angle_rot_deg", "angle_tilt_deg", "angle_psi_deg")
-    images_ft = project_atoms(renderer.projector, euler_to_matrix(angles).numpy())
+    images_ft = project_atoms(projector, euler_to_matrix(angles).numpy())
     if "shift_x_angst" in table.columns:
         moved = -_columns(table, "shift_x_angst", "shift_y_angst")
         images_ft = fourier_shift(
             images_ft, moved, shape=(box, box), pixel_size_angst=optics.pixel_size_angst
         )
-    ctf = evaluate_ctf(
+    return images_ft * evaluate_ctf(
         rfft_grid((box, box), optics.pixel_size_angst),
         defocus_u_angst=_column(table, "defocus_u_angst"),
         defocus_v_angst=_column(table, "defocus_v_angst"),
@@ -222,21 +246,22 @@ def render_signal_ft(renderer: ParticleRenderer, table: pl.DataFrame) -> Tensor:
         voltage_kv=optics.voltage_kv,
         spherical_aberration_mm=optics.spherical_aberration_mm,
         amplitude_contrast=optics.amplitude_contrast,
-        b_factor_angst2=torch.full((len(table),), config.b_factor_angst2),
+        b_factor_angst2=torch.full((len(table),), b_factor_angst2),
     )
-    return images_ft * (ctf * renderer.signal_scale)
 
 
 def _signal_images(renderer: ParticleRenderer, table: pl.DataFrame) -> Tensor:
-    wide, box = renderer.projector.box_px, renderer.config.box_px
-    start = wide // 2 - box // 2
-    parts = [
-        irfft2(render_signal_ft(renderer, rows), shape=(wide, wide))[
-            :, start : start + box, start : start + box
-        ]
-        for rows in table.iter_slices(_BATCH)
-    ]
-    return torch.cat(parts) if parts else torch.zeros((0, box, box))
+    config, wide = renderer.config, renderer.projector.box_px
+    box = config.box_px
+    window = slice(wide // 2 - box // 2, wide // 2 - box // 2 + box)
+    images = torch.zeros((len(table), box, box))
+    for start, rows in zip(range(0, len(table), _BATCH), table.iter_slices(_BATCH), strict=True):
+        images_ft = render_signal_ft(
+            renderer.projector, rows, optics=config.optics, b_factor_angst2=config.b_factor_angst2
+        )
+        wide_images = irfft2(images_ft, shape=(wide, wide))
+        images[start : start + len(rows)] = wide_images[:, window, window]
+    return images * renderer.signal_scale
 
 
 def render_images(renderer: ParticleRenderer, table: pl.DataFrame) -> Tensor:

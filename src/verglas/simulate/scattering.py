@@ -21,12 +21,14 @@ from verglas.simulate.atoms import Atoms, Floats, Integers
 
 __all__ = [
     "VOLT_ANGST2",
+    "WATER_PER_ANGST3",
     "FormFactors",
     "Solvent",
     "basis_at",
     "form_factors",
     "interaction_rad_per_volt_angst",
     "scattering_amplitude_angst",
+    "water_amplitude_angst",
 ]
 
 Solvent = Literal["vacuum", "ice"]
@@ -34,8 +36,10 @@ Solvent = Literal["vacuum", "ice"]
 VOLT_ANGST2 = 47.87765
 """h^2 / (2 pi m e): potential in volt from scattering amplitude in Å per Å^3 (CODATA 2018)."""
 
+WATER_PER_ANGST3 = 0.0311
+"""Molecules in vitreous ice of 0.93 g/cm^3."""
+
 _REST_ENERGY_KEV = 510.99895
-_WATER_PER_ANGST3 = 0.0311  # vitreous ice at 0.93 g/cm^3, 18.015 g/mol
 _SOLVENT_B_ANGST2 = 50.0  # edge of bulk solvent, as crystallographic refinement finds it
 
 # Solvent displaced by an atom, Å^3: Fraser, MacRae & Suzuki 1978, J. Appl. Cryst. 11:693
@@ -72,15 +76,19 @@ def scattering_amplitude_angst(atomic_number: int, frequency_per_angst: Floats) 
     return np.asarray((a * np.exp(-b * square / 4)).sum(-1))
 
 
+def water_amplitude_angst(frequency_per_angst: Floats) -> Floats:
+    """Evaluate the amplitude of a water molecule as its three atoms in one place, in Å."""
+    hydrogen, oxygen = (scattering_amplitude_angst(z, frequency_per_angst) for z in (1, 8))
+    return np.asarray(2 * hydrogen + oxygen)
+
+
 def _displaced_ice(atomic_number: int, frequency: Floats) -> Floats:
     """Amplitude of the ice in the place of the atom: a Gaussian of the atom's volume."""
-    water = 2 * scattering_amplitude_angst(1, np.zeros(1)) + scattering_amplitude_angst(
-        8, np.zeros(1)
-    )
+    water = water_amplitude_angst(np.zeros(1))
     radius = gemmi.Element(atomic_number).vdw_r
     volume = _DISPLACED_ANGST3.get(atomic_number, 4 / 3 * np.pi * radius**3)
     shape = np.exp(-(np.pi * volume ** (2 / 3) + _SOLVENT_B_ANGST2 / 4) * frequency**2)
-    return np.asarray(water * _WATER_PER_ANGST3 * volume * shape)
+    return np.asarray(water * WATER_PER_ANGST3 * volume * shape)
 
 
 @dataclass(frozen=True)
