@@ -193,8 +193,8 @@ def equivalent_frequencies(
         0.0,
     )
     view = (-1, *[1] * (frequencies_per_angst.ndim - 1))
-    mean, cosine, sine, quartic = (c.reshape(view) for c in coefficients[:4])
     kx, ky = frequencies_per_angst.to(torch.float64).unbind(-1)
+    mean, cosine, sine, quartic = (c.to(kx.device).reshape(view) for c in coefficients[:4])
     k2 = kx * kx + ky * ky
     chi = mean * k2 + cosine * (kx * kx - ky * ky) + sine * (2 * kx * ky) + quartic * k2 * k2
     # the root of mean x + quartic x^2 = chi that is chi / mean without Cs
