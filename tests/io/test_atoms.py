@@ -7,24 +7,8 @@ from scipy.spatial import cKDTree
 
 from verglas.core.errors import FormatError
 from verglas.io.atoms import read_atoms
-from verglas.kernels.symmetry import symmetry_operators
 
-PDB = """\
-REMARK 350 BIOMOLECULE: 1
-REMARK 350 APPLY THE FOLLOWING TO CHAINS: A
-REMARK 350   BIOMT1   1  1.000000  0.000000  0.000000        0.00000
-REMARK 350   BIOMT2   1  0.000000  1.000000  0.000000        0.00000
-REMARK 350   BIOMT3   1  0.000000  0.000000  1.000000        0.00000
-REMARK 350   BIOMT1   2 -1.000000  0.000000  0.000000       10.00000
-REMARK 350   BIOMT2   2  0.000000 -1.000000  0.000000       20.00000
-REMARK 350   BIOMT3   2  0.000000  0.000000  1.000000        0.00000
-ATOM      1  N   ALA A   1       1.000   2.000   3.000  1.00 10.00           N
-ATOM      2  CA  ALA A   1       2.000   2.500   3.500  0.50 20.00           C
-ATOM      3  H   ALA A   1       1.500   1.500   3.000  1.00 30.00           H
-ATOM      4  D   ALA A   1       1.500   1.500   4.000  1.00 30.00           D
-HETATM    5  O   HOH A   2       5.000   5.000   5.000  1.00 40.00           O
-END
-"""
+from .samples import PDB
 
 
 @pytest.fixture
@@ -115,6 +99,8 @@ def test_real_models_are_whole_particles(shared_data, name, n_atoms, n_chains, s
     assert len(set(atoms.chains)) == n_chains
     if symmetry is None:
         return
+    from verglas.kernels.symmetry import symmetry_operators  # loads torch
+
     centred = atoms.positions_angst - atoms.positions_angst.mean(axis=0)
     tree = cKDTree(centred)
     for operator in symmetry_operators(symmetry).numpy():

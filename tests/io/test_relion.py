@@ -10,6 +10,8 @@ from verglas.io.relion import find_relion_project, read_relion, write_relion
 from verglas.io.star import read_star, write_star
 from verglas.model.validate import conform
 
+from .samples import RELION_30
+
 PARTICLES_31 = {
     "optics": pl.DataFrame(
         {
@@ -96,27 +98,6 @@ def test_exported_particles_are_read_by_starfile(tmp_path):
         PARTICLES_31["particles"]["rlnImageName"].to_list()
     )
     assert back["optics"]["rlnImagePixelSize"].tolist() == [1.77, 2.2]
-
-
-RELION_30 = """
-data_images
-
-loop_
-_rlnImageName #1
-_rlnMicrographName #2
-_rlnCoordinateX #3
-_rlnCoordinateY #4
-_rlnDefocusU #5
-_rlnVoltage #6
-_rlnSphericalAberration #7
-_rlnAmplitudeContrast #8
-_rlnMagnification #9
-_rlnDetectorPixelSize #10
-_rlnOriginX #11
-_rlnOriginY #12
-1@a.mrcs 1 100 200 15301.1 300 2.7 0.07 38168 5 -2 0.5
-2@a.mrcs 2 300 400 15303.0 300 2.7 0.07 50000 5 3 1
-"""
 
 
 def test_single_table_of_relion_3_is_split_into_rows_and_optics(tmp_path):
@@ -259,7 +240,7 @@ def _our_particles(draw):
     return rows, optics
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(_our_particles())
 def test_our_particles_survive_a_round_trip(tmp_path_factory, tables):
     rows, optics = tables

@@ -13,31 +13,7 @@ from verglas.core.errors import FormatError
 from verglas.io import star
 from verglas.io.star import read_star, write_star
 
-RELION_31 = """
-# version 30001
-
-data_optics
-
-loop_ 
-_rlnOpticsGroup #1 
-_rlnOpticsGroupName #2 
-_rlnVoltage #3 
-           1 opticsGroup1   300.000000 
- 
-
-# version 30001
-
-data_particles
-
-loop_ 
-_rlnImageName #1 
-_rlnMicrographName #2 
-_rlnDefocusU #3 
-_rlnClassNumber #4 
-000001@a.mrcs 0001 15301.100000            1 
-000002@a.mrcs 0002 1.530300e+04            2 
- 
-"""
+from .samples import RELION_31
 
 
 def _read(tmp_path, text, name="a.star"):
@@ -187,7 +163,7 @@ _columns = st.one_of(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.dictionaries(st.from_regex(r"[a-z]{1,8}", fullmatch=True), _columns, min_size=1))
 def test_tables_survive_a_round_trip(tmp_path_factory, columns):
     table = pl.DataFrame(columns)
