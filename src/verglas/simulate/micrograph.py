@@ -29,6 +29,7 @@ __all__ = [
     "MicrographConfig",
     "MicrographRenderer",
     "SimulatedMicrographs",
+    "draw_micrograph",
     "draw_micrographs",
     "prepare_micrograph_renderer",
     "render_micrograph",
@@ -111,27 +112,36 @@ def _draw_positions(config: MicrographConfig, diameter: float, rng: np.random.Ge
 def draw_micrographs(
     config: MicrographConfig, diameter_angst: float
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Draw the truth of micrographs and of the particles in them.
+    """Draw the truth of all micrographs and of the particles in them.
+
+    Returns:
+        The tables of `draw_micrograph` one below the other; particles have an `item_id`.
+    """
+    drawn = [draw_micrograph(config, i, diameter_angst) for i in range(config.n_micrographs)]
+    micrographs = pl.concat([pair[0] for pair in drawn]) if drawn else pl.DataFrame()
+    particles = pl.concat([pair[1] for pair in drawn]) if drawn else pl.DataFrame()
+    numbered = particles.with_row_index("item_id").with_columns(pl.col("item_id").cast(pl.Int64))
+    return micrographs, numbered
+
+
+def draw_micrograph(
+    config: MicrographConfig, index: int, diameter_angst: float
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Draw the truth of one micrograph; it depends on the seed and the index only.
 
     Convention: the defocus of a particle is its micrograph's plus its height, counted along
     the beam from the middle of the ice.
 
     Returns:
-        Micrographs with defocus, and particles with `micrograph_id`, coordinates, pose
+        The micrograph's row, and its particles with `micrograph_id`, coordinates, pose
         (shifts are 0: coordinates are exact) and the defocus of their height.
     """
-    micrographs, particles = [], []
-    for index in range(config.n_micrographs):
-        rng = item_generator(config.seed, _TRUTH_KEY, index)
-        row = _draw_micrograph(config, index, rng)
-        micrographs.append(row)
-        particles.append(_draw_field(config, row, diameter_angst, rng))
-    table = pl.concat(particles) if particles else pl.DataFrame()
-    table = table.with_row_index("item_id").with_columns(pl.col("item_id").cast(pl.Int64))
-    return pl.DataFrame(micrographs), table
+    rng = item_generator(config.seed, _TRUTH_KEY, index)
+    row = _draw_optics(config, index, rng)
+    return pl.DataFrame([row]), _draw_field(config, row, diameter_angst, rng)
 
 
-def _draw_micrograph(
+def _draw_optics(
     config: MicrographConfig, index: int, rng: np.random.Generator
 ) -> dict[str, float | int]:
     defocus = rng.uniform(config.defocus_min_angst, config.defocus_max_angst)

@@ -1,0 +1,1 @@
+"""Protocols that make data with known truth."""

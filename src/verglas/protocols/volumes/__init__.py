@@ -1,0 +1,1 @@
+"""Protocols that make, import, compare and finish maps."""
