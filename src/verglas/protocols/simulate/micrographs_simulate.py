@@ -25,6 +25,8 @@ from verglas.sdk import ArrayRef, Context, Params, Ports, Task, param, port, pro
 if TYPE_CHECKING:
     from verglas.simulate.micrograph import MicrographConfig
 
+__all__ = ["Inputs", "Outputs", "SimulateParams", "render_fields", "run"]
+
 _CTF = ("defocus_u_angst", "defocus_v_angst", "defocus_angle_deg", "phase_shift_deg")
 
 

@@ -25,6 +25,8 @@ from verglas.sdk import ArrayRef, Context, Params, Ports, Task, param, port, pro
 if TYPE_CHECKING:
     from verglas.simulate.particles import ParticleConfig
 
+__all__ = ["Inputs", "Outputs", "SimulateParams", "render_stack", "run"]
+
 _CHUNK = 250
 _POSE = (
     "angle_rot_deg",

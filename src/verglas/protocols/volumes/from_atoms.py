@@ -14,6 +14,8 @@ from verglas.model import VOLUMES, DataSet
 from verglas.protocols._specimen import read_model
 from verglas.sdk import Context, Params, Ports, param, port, protocol
 
+__all__ = ["FromAtomsParams", "Inputs", "Outputs", "run"]
+
 _MARGIN = 1.3  # box over diameter where the box is left to us
 
 
