@@ -7,6 +7,7 @@ import torch
 
 from verglas.kernels.ctf import evaluate_ctf
 from verglas.kernels.fourier import irfft2, rfft2, rfft_grid
+from verglas.kernels.slices import extract_slices, volume_to_half_volume
 from verglas.kernels.so3 import euler_to_matrix
 from verglas.model.column import COLUMNS
 from verglas.simulate.atoms import Atoms, radius_angst
@@ -181,3 +182,36 @@ def test_bad_configurations_are_refused():
     for change in ({"snr": -1.0}, {"box_px": 4}, {"defocus_min_angst": 3e4}):
         with pytest.raises(ValueError, match=r"snr|cannot|defocus"):
             dataclasses.replace(CONFIG, **change)
+
+
+def test_images_agree_with_slices_of_the_true_volume(shell):
+    # the model of refinement: a slice of the volume, shift and CTF on the particle's own box
+    config = dataclasses.replace(
+        CONFIG, n_particles=6, box_px=96, defocus_min_angst=5000, defocus_max_angst=8000
+    )
+    table = draw_particles(config)
+    images_ft = rfft2(without_noise(shell, config, table))
+    volume = potential_volume(shell, box_px=96, pixel_size_angst=3.0)
+    radius = 40
+    frequencies = torch.cartesian_prod(torch.arange(-28, 29), torch.arange(0, 28))[:, [1, 0]]
+    angles = table.select("angle_rot_deg", "angle_tilt_deg", "angle_psi_deg").to_numpy()
+    slices_ft = extract_slices(
+        volume_to_half_volume(volume[None], radius=radius)[0],
+        euler_to_matrix(torch.from_numpy(angles.copy())),
+        frequencies.float(),
+    )
+    k = frequencies / (96 * 3.0)
+    names = ("defocus_u_angst", "defocus_v_angst", "defocus_angle_deg", "phase_shift_deg")
+    ctf = evaluate_ctf(
+        k,
+        **{name: torch.tensor(table[name].to_list()) for name in names},
+        voltage_kv=300.0,
+        spherical_aberration_mm=2.7,
+        amplitude_contrast=0.1,
+        b_factor_angst2=torch.full((6,), config.b_factor_angst2),
+    )
+    shifts = torch.tensor(table.select("shift_x_angst", "shift_y_angst").rows())
+    moved_back = torch.exp(2j * np.pi * (shifts @ k.T))
+    expected = slices_ft * ctf * moved_back
+    got = images_ft[:, frequencies[:, 1], frequencies[:, 0]]
+    assert (got - expected).abs().norm() < 0.03 * expected.abs().norm()
