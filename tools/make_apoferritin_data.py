@@ -53,6 +53,16 @@ Made by `tools/make_apoferritin_data.py` from MRC files (int16) with the PNG val
 |---|---|---|---|---|---|
 """
 
+MODEL = """
+## Atomic model
+
+`6z6u.cif.gz` is PDB 6Z6U, human heavy-chain apoferritin at 1.25 Å (Yip, Fischer, Paknia, Chari &
+Stark 2020), CC0 as everything in the PDB: chain B with its sodium ion, without waters, and the 24
+operators that give the others. Against the deposited 24 chains the assembly is off by 0.0045 Å
+rms (0.0014 Å at most, but for residue 31 of chain A, which is modelled otherwise there); the two
+magnesium ions are left out. Made by `tools/make_apoferritin_model.py` from the PDB file.
+"""
+
 
 def encode(image: np.ndarray) -> tuple[np.ndarray, float, float]:
     """Scale to 8 bits by the median and the middle 68 % of the histogram."""
@@ -90,7 +100,7 @@ def main() -> None:
         raise SystemExit(f"expected 14 *_avg.mrc files in {args.folder}, got {len(sources)}")
     args.out.mkdir(parents=True, exist_ok=True)
     lines = [convert(source, args.out / f"{source.stem}.tif") for source in sources]
-    (args.out / "README.md").write_text(README + "\n".join(lines) + "\n", encoding="utf-8")
+    (args.out / "README.md").write_text(README + "\n".join(lines) + "\n" + MODEL, encoding="utf-8")
     total = sum(file.stat().st_size for file in args.out.iterdir())
     if total > MAX_TOTAL_BYTES:
         raise SystemExit(f"{total} bytes in all, at most {MAX_TOTAL_BYTES} wanted")
