@@ -59,7 +59,7 @@ MODEL = """
 `6z6u.cif.gz` is PDB 6Z6U, human heavy-chain apoferritin at 1.25 Å (Yip, Fischer, Paknia, Chari &
 Stark 2020), CC0 as everything in the PDB: chain B with its sodium ion, without waters, and the 24
 operators that give the others. Against the deposited 24 chains the assembly is off by 0.0045 Å
-rms (0.0014 Å at most, but for residue 31 of chain A, which is modelled otherwise there); the two
+rms (0.013 Å at most, but for residue 31 of chain A, which is modelled otherwise there); the two
 magnesium ions are left out. Made by `tools/make_apoferritin_model.py` from the PDB file.
 """
 
