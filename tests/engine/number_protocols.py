@@ -46,6 +46,18 @@ class ManyNumbers(Ports):
     sets: list[DataSet] = port(NUMBERS, many=True)
 
 
+class Made(Ports):
+    """Numbers that a protocol made."""
+
+    numbers: DataSet = port(NUMBERS)
+
+
+class Parts(Ports):
+    """Sets of numbers that a protocol made."""
+
+    sets: list[DataSet] = port(NUMBERS, many=True)
+
+
 class MakeParams(Params):
     """How many numbers."""
 
@@ -79,9 +91,9 @@ def make_numbers(ctx: Context, params: MakeParams) -> DataSet:
 
 
 @protocol("numbers.make_range", version=1, label="Make numbers")
-def run_make(ctx: Context, params: MakeParams, inputs: Nothing) -> Numbers:
+def run_make(ctx: Context, params: MakeParams, inputs: Nothing) -> Made:
     ctx.metric("count", params.count)
-    return Numbers(numbers=make_numbers(ctx, params))
+    return Made(numbers=make_numbers(ctx, params))
 
 
 def power_of(
@@ -118,7 +130,7 @@ def power_of(
 
 
 @protocol("numbers.raise_power", version=1, label="Raise numbers to a power")
-def run_power(ctx: Context, params: SquareParams, inputs: Numbers) -> Numbers:
+def run_power(ctx: Context, params: SquareParams, inputs: Numbers) -> Made:
     rows = ctx.map(
         power_of,
         inputs.numbers,
@@ -131,7 +143,7 @@ def run_power(ctx: Context, params: SquareParams, inputs: Numbers) -> Numbers:
         left_out=params.left_out,
         deadly=params.deadly,
     )
-    return Numbers(numbers=ctx.dataset(NUMBERS, rows, source=inputs.numbers))
+    return Made(numbers=ctx.dataset(NUMBERS, rows, source=inputs.numbers))
 
 
 class SumParams(Params):
@@ -154,7 +166,7 @@ def partial_sum(
 
 
 @protocol("numbers.sum_up", version=1, label="Add numbers up, again and again")
-def run_sum(ctx: Context, params: SumParams, inputs: Numbers) -> Numbers:
+def run_sum(ctx: Context, params: SumParams, inputs: Numbers) -> Made:
     def step(state, iteration):
         added = ctx.accumulate(
             partial_sum,
@@ -170,7 +182,7 @@ def run_sum(ctx: Context, params: SumParams, inputs: Numbers) -> Numbers:
     state = ctx.iterate(step, state, until=lambda s: s["n_done"] >= params.n_iterations)
     ctx.metric("total", float(state["total"][0]))
     frame = pl.DataFrame({"item_id": [0], "x_value": [float(state["total"][0])]})
-    return Numbers(numbers=ctx.dataset(NUMBERS, frame, source=inputs.numbers))
+    return Made(numbers=ctx.dataset(NUMBERS, frame, source=inputs.numbers))
 
 
 class NoParams(Params):
@@ -178,22 +190,22 @@ class NoParams(Params):
 
 
 @protocol("numbers.ask_which", version=1, label="Let a person choose numbers")
-def run_ask(ctx: Context, params: NoParams, inputs: Numbers) -> Numbers:
+def run_ask(ctx: Context, params: NoParams, inputs: Numbers) -> Made:
     chosen = ctx.ask(NUMBERS, inputs.numbers)
-    return Numbers(numbers=ctx.select(inputs.numbers, chosen.rows(["item_id"])))
+    return Made(numbers=ctx.select(inputs.numbers, chosen.rows(["item_id"])))
 
 
 @protocol("numbers.join_sets", version=1, label="Join sets of numbers")
-def run_join(ctx: Context, params: NoParams, inputs: ManyNumbers) -> Numbers:
+def run_join(ctx: Context, params: NoParams, inputs: ManyNumbers) -> Made:
     rows = pl.concat([data.rows(["x_value"]) for data in inputs.sets])
-    return Numbers(numbers=ctx.dataset(NUMBERS, rows))
+    return Made(numbers=ctx.dataset(NUMBERS, rows))
 
 
 @protocol("numbers.split_set", version=1, label="Split numbers into even and odd")
-def run_split(ctx: Context, params: NoParams, inputs: Numbers) -> ManyNumbers:
+def run_split(ctx: Context, params: NoParams, inputs: Numbers) -> Parts:
     rows = inputs.numbers.rows()
     parts = [rows.filter(pl.col("x_value") % 2 == rest) for rest in (0, 1)]
-    return ManyNumbers(sets=[ctx.select(inputs.numbers, part) for part in parts])
+    return Parts(sets=[ctx.select(inputs.numbers, part) for part in parts])
 
 
 class CallParams(Params):
@@ -203,16 +215,16 @@ class CallParams(Params):
 
 
 @protocol("numbers.call_shell", version=1, label="Call an outside program")
-def run_call(ctx: Context, params: CallParams, inputs: Nothing) -> Numbers:
+def run_call(ctx: Context, params: CallParams, inputs: Nothing) -> Made:
     tool = Tool("shell", "sh")
     script = f"echo 'first; $HOME \"line\"'; echo last line; exit {params.code}"
     completed = ctx.call(tool, Command(("-c", script), ctx.files / "shell"))
     frame = pl.DataFrame({"x_value": [len(completed.output)]})
-    return Numbers(numbers=ctx.dataset(NUMBERS, frame))
+    return Made(numbers=ctx.dataset(NUMBERS, frame))
 
 
 @protocol("numbers.break_down", version=1, label="Raise an unexpected error")
-def run_break(ctx: Context, params: NoParams, inputs: Nothing) -> Numbers:
+def run_break(ctx: Context, params: NoParams, inputs: Nothing) -> Made:
     raise KeyError("unexpected")
 
 

@@ -23,10 +23,10 @@ from typing import Any, TypeVar
 
 from verglas.core.errors import EngineError, UserError
 from verglas.engine import events as ev
-from verglas.engine.executor import Outcome, Report, Unit, outcome_event
+from verglas.engine.executor import Report, Unit, outcome_event
 from verglas.engine.placement import Tls
 from verglas.engine.slots import Slot, available_cores, end_with_driver, visible_gpus
-from verglas.engine.worker import run_unit
+from verglas.engine.worker import read_outcome, run_and_tell
 
 __all__ = ["LocalCluster", "SiteCluster", "serve_worker"]
 
@@ -67,12 +67,17 @@ class _Flight:
         future, unit = self.future, self.unit
         self.look_for_start()
         if future.status == "finished":
-            outcome: Outcome = future.result()
-            self.report(outcome_event(outcome))
-            return
+            # nothing is fetched through Dask, which would cost a round trip: the files tell
+            outcome = read_outcome(unit)
+            if outcome is not None:
+                self.report(outcome_event(outcome))
+                return
         reason = f"the scheduler says {future.status!r}"
         if future.status == "error":
             problem = future.exception()
+            if isinstance(problem, UserError):  # as when a full disk refuses even the note
+                self.report(ev.ChunkFailed(unit.step, unit.key, str(problem), True))
+                return
             reason = f"{type(problem).__name__}: {problem}"
         self.report(ev.ChunkLost(unit.step, unit.key, reason, self.was_seen))
 
@@ -136,12 +141,18 @@ class LocalCluster:
 
     def turn(self, timeout_s: float) -> None:
         """Take in what ended, notice dead workers, and send what waits."""
-        first = _wait(self._ended, timeout_s)
+        item = _wait(self._ended, timeout_s)
         with self._mutex:
-            if first is not None:
-                self._collect(*first)
-            while not self._ended.empty():
-                self._collect(*self._ended.get())
+            ended = []
+            while item is not None:
+                slot, flight = item
+                if slot.busy is flight:  # else its worker died or was killed: reported already
+                    slot.busy = None
+                    ended.append(flight)
+                item = _wait(self._ended, 0)
+            self._dispatch()  # before results are fetched, so that workers need not wait for it
+            for flight in ended:
+                flight.report_end()
             for slot in self.slots:
                 if slot.has_died:
                     self._bury(slot)
@@ -222,11 +233,6 @@ class LocalCluster:
         slot.busy = flight
         flight.future = _call(self._client, flight.unit, workers=[slot.address])
         flight.future.add_done_callback(lambda _: self._ended.put((slot, flight)))
-
-    def _collect(self, slot: Slot, flight: _Flight) -> None:
-        if slot.busy is flight:  # else its worker died or was killed, which was reported
-            slot.busy = None
-            flight.report_end()
 
     def _bury(self, slot: Slot) -> None:
         """Report the chunk of a worker that died, and start another worker if one is needed."""
@@ -349,8 +355,9 @@ def _start_scheduler() -> tuple[Any, Any]:
             processes=False,
             protocol="tcp://",
             host=_LOOPBACK,
-            dashboard_address=None,
             silence_logs=logging.ERROR,
+            # Dask opens a port for pages even without any: let it be a free one, for us alone
+            scheduler_kwargs={"dashboard": False, "dashboard_address": f"{_LOOPBACK}:0"},
         )
         return scheduler, module.Client(scheduler, set_as_default=False)
 
@@ -386,4 +393,4 @@ def _wait(ended: "queue.SimpleQueue[_Item]", timeout_s: float) -> _Item | None:
 def _call(client: Any, unit: Unit, **options: Any) -> Any:
     """Have Dask call a unit once; trying again is the ledger's business."""
     name = f"{unit.folder.name}/{unit.step}/{unit.key}/{unit.attempt}/{time.monotonic_ns()}"
-    return client.submit(run_unit, unit, key=name, pure=False, retries=0, **options)
+    return client.submit(run_and_tell, unit, key=name, pure=False, retries=0, **options)

@@ -14,20 +14,28 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from verglas.core.errors import UserError
+from verglas.core.files import write_text
 from verglas.core.log import job_log
 from verglas.engine.executor import Outcome, Unit
 from verglas.sdk.chunks import Chunk, Plan, execute_chunk, has_result, result_path
 from verglas.sdk.context import JobCancelled
 from verglas.sdk.job_context import Work
 
-__all__ = ["LiveProgress", "explain", "import_function", "run_unit"]
+__all__ = [
+    "LiveProgress",
+    "explain",
+    "import_function",
+    "read_outcome",
+    "run_and_tell",
+    "run_unit",
+]
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +64,23 @@ def run_unit(unit: Unit, *, own_log: bool = True) -> Outcome:
             if not is_user_error:
                 log.error("chunk %s of %s failed\n%s", unit.key, unit.step, traceback.format_exc())
     return Outcome(unit.step, unit.key, error, is_user_error, time.monotonic() - start)
+
+
+def run_and_tell(unit: Unit) -> None:
+    """Carry out a unit on a worker and leave a note if it failed."""
+    outcome = run_unit(unit)
+    if outcome.error:
+        write_text(unit.live / "failed.json", json.dumps(asdict(outcome)))
+
+
+def read_outcome(unit: Unit) -> Outcome | None:
+    """Find out from the files how a unit ended; None if they do not tell."""
+    note = unit.live / "failed.json"
+    if note.exists():
+        return Outcome(**json.loads(note.read_text("utf-8")))
+    if has_result(result_path(unit.folder, unit.step, unit.key)):
+        return Outcome(unit.step, unit.key)
+    return None
 
 
 def import_function(path: str) -> Callable[..., Any]:
