@@ -127,7 +127,8 @@ def _regressors(
 def _difference_penalty(n: int, width: float) -> Tensor:
     """Inverse covariance of coefficients whose second differences have the given width."""
     second = torch.diff(torch.eye(n, dtype=torch.float64), n=2, dim=0)
-    return second.T @ second / width**2
+    penalty: Tensor = second.T @ second / width**2
+    return penalty
 
 
 def _penalty(names: Sequence[str], n: int, max_astigmatism_angst: float) -> Tensor:

@@ -30,7 +30,8 @@ def _smooth_arcs(values: Tensor, spectrum: TileSpectrum) -> Tensor:
     shell = (spectrum.radius_per_angst / spectrum.step_per_angst).round().long()
     angle = torch.atan2(spectrum.y_per_angst, spectrum.x_per_angst)
     sector = (angle * _N_SECTORS / math.pi).round().long() % _N_SECTORS
-    return ((arcs - level) / deviation)[sector, shell]
+    scaled: Tensor = (arcs - level) / deviation
+    return scaled[sector, shell]
 
 
 def spectrum_picture(

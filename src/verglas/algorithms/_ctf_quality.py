@@ -66,7 +66,8 @@ def _running_correlation(
     n = n.clamp(min=1.0)
     covariance = xy - x * y / n
     variance = ((xx - x * x / n) * (yy - y * y / n)).clamp(min=1e-30)
-    return (covariance / variance.sqrt()).clamp(-1.0, 1.0)
+    correlation: Tensor = covariance / variance.sqrt()
+    return correlation.clamp(-1.0, 1.0)
 
 
 def ring_profile(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from verglas.algorithms.grey_levels import clip_outliers
 from verglas.kernels.fourier import next_fast_size
 from verglas.kernels.spectrum import tile_periodograms
 
@@ -59,13 +60,6 @@ class TileSpectrum:
         )
 
 
-def _clip_outliers(image: Tensor, sigma: float) -> Tensor:
-    """Subtract the mean and clip hot and dead pixels at `sigma` standard deviations."""
-    image = image - image.mean()
-    limit = sigma * image.std()
-    return image.clamp(-limit, limit)
-
-
 def tile_spectrum(
     image: Tensor,
     *,
@@ -90,7 +84,7 @@ def tile_spectrum(
     """
     tile = next_fast_size(round(tile_angst / pixel_size_angst))
     tile = min(tile, 2 * (min(image.shape) // 2))
-    clipped = _clip_outliers(image.float(), 6.0)[None]
+    clipped = clip_outliers(image.float(), n_sigma=6.0)[None]
     power = tile_periodograms(clipped, tile_px=tile, step_px=tile // 2)[0]
     n_rows, n_columns = power.shape[:2]
     power = power.flatten(0, 1)

@@ -1,0 +1,1 @@
+"""Find particles in micrographs."""
