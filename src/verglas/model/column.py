@@ -220,6 +220,19 @@ _CTF = (
         relion="rlnCtfFigureOfMerit",
         cryosparc="ctf_stats/cross_corr",
     ),
+    Column("defocus_error_angst", _FLOAT, "Standard error of the mean defocus.", low=0),
+    Column(
+        "drift_angst",
+        _FLOAT,
+        "Motion during the exposure that explains weaker Thon rings in one direction.",
+        low=0,
+    ),
+    Column("drift_angle_deg", _FLOAT, "Direction of that motion, from +x towards +y."),
+    Column("ring_evidence", _FLOAT, "Log-likelihood of Thon rings against none, nats."),
+    Column(
+        "spherical_aberration_fit_mm", _FLOAT, "Spherical aberration that the Thon rings ask for."
+    ),
+    Column("spherical_aberration_error_mm", _FLOAT, "Standard error of that.", low=0),
     Column("spectrum_path", _TEXT, "Picture of the power spectrum beside the fit."),
     Column("profile_per_angst", _FLOATS, "Frequencies of the radial profile."),
     Column("profile_power", _FLOATS, "Radial power after taking the background away."),
