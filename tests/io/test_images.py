@@ -1,3 +1,5 @@
+import contextlib
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -131,6 +133,19 @@ def test_picture_that_claims_too_many_pixels_is_refused(tmp_path, side):
     (tmp_path / "a.png").write_bytes(data)
     with pytest.raises(FormatError, match=r"more than its .* bytes can hold|too large"):
         open_images(tmp_path / "a.png")
+
+
+def test_chunk_that_claims_too_many_bytes_allocates_nothing(tmp_path):
+    write_png(tmp_path / "a.png", _image((8, 8)))
+    data = bytearray((tmp_path / "a.png").read_bytes())
+    data[33:37] = (1 << 30).to_bytes(4, "big")  # length of the first IDAT chunk
+    (tmp_path / "a.png").write_bytes(data)
+    tracemalloc.start()
+    with contextlib.suppress(FormatError):  # the pixels may all be there
+        open_images(tmp_path / "a.png").read_all()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 24
 
 
 def test_rows_of_a_table_are_read_across_files(tmp_path):

@@ -5,6 +5,7 @@ reader gives float32 with row 0 at y = 0: TIFF, PNG and JPEG store the top line 
 are flipped on reading and on writing.
 """
 
+import io
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -106,7 +107,7 @@ class PictureReader:
 
     @cached_property
     def _grey(self) -> NDArray[np.float32]:
-        with decoding(self.path, _WHAT_PICTURE), Image.open(self.path) as picture:
+        with decoding(self.path, _WHAT_PICTURE), _open_bytes(self.path) as picture:
             is_grey = picture.mode in ("1", "L", "I", "F") or picture.mode.startswith("I;")
             values = np.asarray(picture if is_grey else picture.convert("L"))
         return np.ascontiguousarray(values[::-1], dtype=np.float32)
@@ -301,10 +302,15 @@ def _bin_down(image: NDArray[np.generic], max_side_px: int) -> NDArray[np.generi
     return np.rint(means).astype(np.uint8) if image.dtype == np.uint8 else means
 
 
+def _open_bytes(path: Path) -> Image.Image:
+    """Open a picture from memory: a file would be asked for as many bytes as a chunk claims."""
+    return Image.open(io.BytesIO(path.read_bytes()), formats=("PNG", "JPEG"))
+
+
 def _open_picture(path: Path) -> PictureReader:
     size = require_file(path, _WHAT_PICTURE)
     try:
-        with decoding(path, _WHAT_PICTURE), Image.open(path, formats=("PNG", "JPEG")) as picture:
+        with decoding(path, _WHAT_PICTURE), _open_bytes(path) as picture:
             width, height = picture.size
             is_png = picture.format == "PNG"
     except Image.DecompressionBombError as error:
