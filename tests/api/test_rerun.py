@@ -43,7 +43,7 @@ def test_update_brings_up_to_date_and_reuses_chunks_whose_rows_did_not_change(ch
 
 
 def test_rerun_that_gives_the_same_results_makes_nothing_stale(chain):
-    project, log = chain
+    project, _log = chain
     project.rerun("j2", power=5)
     assert list(project.stale()) == [3]
     project.rerun("j2", power=2)

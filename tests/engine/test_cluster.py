@@ -179,7 +179,7 @@ def test_messages_carry_no_tables(project):
     cluster._send = spy
     project.run("numbers.raise_power", numbers="j1", chunk=2)
     cluster._send = original
-    header, frames = serialize(sent[0])
+    _header, frames = serialize(sent[0])
     assert sum(len(frame) for frame in frames) < 2000
 
 

@@ -135,7 +135,7 @@ class Job:
         Args:
             timeout_s: raise `TimeoutError` after so long.
         """
-        running = self.project.running.get(self.number)
+        running = self.project.threads.get(self.number)
         if running is not None and running.thread is not None:
             running.thread.join(timeout_s)
             if running.thread.is_alive():

@@ -47,6 +47,7 @@ class Project:
         store: records of jobs and data sets.
         placement: where chunks run unless a run says otherwise.
         running: jobs that run in this process.
+        threads: the last run of each job that was started without waiting.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Project:
         self.store = store
         self.placement = placement or Placement()
         self.running: dict[int, RunningJob] = {}
+        self.threads: dict[int, RunningJob] = {}
         self._registry = registry
 
     @classmethod

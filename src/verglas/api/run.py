@@ -146,7 +146,7 @@ def launch(project: "Project", record: JobRecord, order: Order, options: RunOpti
         target=_run_in_thread, args=(project, request, running), name=f"job-{record.id}"
     )
     running.thread = thread
-    project.running[record.number] = running
+    project.running[record.number] = project.threads[record.number] = running
     thread.start()
     return job
 

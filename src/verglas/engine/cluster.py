@@ -135,6 +135,7 @@ class LocalCluster:
             self._waiting = deque(f for f in self._waiting if not f.is_of(folder, chunks))
             for slot in self.slots:
                 if slot.busy is not None and slot.busy.is_of(folder, chunks):
+                    slot.busy.future.release()  # now, and not when the program ends
                     slot.kill()
             if self._waiting:
                 self._start()

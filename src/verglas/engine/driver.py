@@ -131,12 +131,16 @@ def _carry_out(
     except Parked as parked:
         runner.tell(ev.Asked(parked.question.name))
         raise
-    except (JobCancelled, KeyboardInterrupt) as stop:
+    except JobCancelled:
         runner.tell(ev.CancelRequested())
-        if isinstance(stop, JobCancelled):
-            raise
+        raise
+    except KeyboardInterrupt:
+        runner.tell(ev.CancelRequested())
         raise JobCancelled("stopped at once; finished chunks are kept") from None
     except Exception as problem:  # the job's border: a protocol may raise anything
+        if request.cancel.is_set():  # as an outside program that Ctrl-C ended too
+            runner.tell(ev.CancelRequested())
+            raise JobCancelled(f"cancelled: {problem}") from problem
         _tell_raised(runner, problem)
         if isinstance(problem, VerglasError):
             raise
