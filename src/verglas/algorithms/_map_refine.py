@@ -82,13 +82,12 @@ def _normal_equations(
     # Whitened, per component: the reference is `slope * b + noise`, slope the correlation.
     shell = band.shell
     gain = (correlation / deviation)[shell].to(value.real.dtype)[:, None]
-    residual = band.values / deviation_reference[shell] - value * gain[:, 0]
-    weight = (information(correlation) / correlation.clamp(min=_TINY))[shell][:, None]
-    jacobian = jacobian * gain
-    weighted = (jacobian.conj() * weight).to(torch.complex128)
-    gradient = (weighted * residual[:, None]).real.sum(0)
-    normal = (weighted.mT @ jacobian.to(torch.complex128)).real
-    return _Step(normal=normal, gradient=gradient)
+    residual = band.values / deviation_reference[shell].to(gain.dtype) - value * gain[:, 0]
+    weight = (information(correlation) / correlation.clamp(min=_TINY)).sqrt()[shell].to(gain.dtype)
+    # Real and imaginary parts are separate observations.
+    rows = torch.view_as_real(jacobian * (gain * weight[:, None])).transpose(1, 2).flatten(0, 1)
+    target = torch.view_as_real(residual * weight).flatten()
+    return _Step(normal=(rows.mT @ rows).double(), gradient=(rows.mT @ target).double())
 
 
 def _moved(pose: MapPose, update: Tensor) -> MapPose:

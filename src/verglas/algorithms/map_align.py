@@ -54,7 +54,8 @@ class AlignConfig:
         candidates: rotations of each hand refined after the coarse search.
         max_shift_angst: default a quarter of the reference's box.
         finest_angst: no component finer than this is used; default two pixels.
-        fit_pixel_size: refine the moving map's pixel size too.
+        fit_pixel_size: refine the moving map's pixel size too; give the cleaner map as the
+            moving one, else the factor is drawn to where the other's noise is lower.
         both_hands: try the mirrored map; without it only the given hand.
         max_components: Fourier components in the last refinement.
     """
@@ -174,7 +175,7 @@ def _refine_candidates(problem: _Problem, poses: list[MapPose]) -> MapPose:
         resolution = max(problem.coarse_angst * sharpen, problem.finest_angst)
         band = _band(problem, resolution)
         sampler = _sampler(problem, problem.moving, resolution)
-        refined = [refine_pose(band, sampler, pose, max_iterations=8) for _, pose in scored]
+        refined = [refine_pose(band, sampler, pose, max_iterations=6) for _, pose in scored]
         weights = torch.ones(band.n_shells, dtype=torch.float64, device=band.values.device)
         scored = [
             (

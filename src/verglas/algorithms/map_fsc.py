@@ -21,6 +21,7 @@ __all__ = [
     "expected_truth_fsc",
     "masked_fsc",
     "randomise_phases",
+    "shell_curve",
     "without_offset",
 ]
 
@@ -145,7 +146,8 @@ def randomise_phases(volume: Tensor, *, from_shell: int, generator: torch.Genera
     return irfft3(torch.where(lost, random_ft, volume_ft), shape=volume.shape)[0]
 
 
-def _correlate(first: Tensor, second: Tensor) -> Tensor:
+def shell_curve(first: Tensor, second: Tensor) -> Tensor:
+    """Correlate two `[n, n, n]` maps over all shells to Nyquist, `[n // 2 + 1]`."""
     n_shells = first.shape[-1] // 2 + 1
     return fourier_shell_correlation(rfft3(first[None]), rfft3(second[None]), n_shells=n_shells)[0]
 
@@ -180,12 +182,12 @@ def masked_fsc(
             f"got {tuple(first.shape)}, {tuple(second.shape)} and {tuple(mask.shape)}"
         )
     box = int(first.shape[-1])
-    unmasked = _correlate(first, second)
-    masked = _correlate(without_offset(first, mask), without_offset(second, mask))
+    unmasked = shell_curve(first, second)
+    masked = shell_curve(without_offset(first, mask), without_offset(second, mask))
     random_from = _first_below(unmasked, config.randomise_below)
     if random_from < len(unmasked):
         controls = [
-            _correlate(
+            shell_curve(
                 *(
                     without_offset(
                         randomise_phases(volume, from_shell=random_from, generator=generator), mask

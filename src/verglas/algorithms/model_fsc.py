@@ -16,8 +16,16 @@ from verglas.algorithms.map_align import (
     align_maps,
     refine_alignment,
 )
-from verglas.algorithms.map_fsc import FscConfig, MaskConfig, MaskedFsc, masked_fsc
+from verglas.algorithms.map_fsc import (
+    FscConfig,
+    MaskConfig,
+    MaskedFsc,
+    masked_fsc,
+    shell_curve,
+    without_offset,
+)
 from verglas.algorithms.resample import MapPose, resample_volume
+from verglas.kernels.fsc import resolution_at
 
 __all__ = ["MODEL_MASK", "ModelFsc", "model_fsc"]
 
@@ -78,15 +86,21 @@ class _Pair:
         )
 
     def rescale(self, pose: MapPose) -> HandFit:
-        return refine_alignment(
-            self.model,
+        """Refine the map's pixel size too.
+
+        The model is moved, not the map: a factor on the noisy one would be drawn to where
+        its noise is lower.
+        """
+        fit = refine_alignment(
             self.volume,
-            pose,
-            reference_pixel_size_angst=self.model_pixel_size_angst,
-            moving_pixel_size_angst=self.pixel_size_angst,
+            self.model,
+            pose.inverse(),
+            reference_pixel_size_angst=self.pixel_size_angst,
+            moving_pixel_size_angst=self.model_pixel_size_angst,
             config=replace(self.align, fit_pixel_size=True),
-            mask=self.mask,
+            mask=self.in_map_frame(self.mask, pose).clamp(0, 1),
         )
+        return replace(fit, pose=fit.pose.inverse())
 
     def in_map_frame(self, source: Tensor, pose: MapPose) -> Tensor:
         """Bring the model or its mask into the frame of the map."""
@@ -98,21 +112,14 @@ class _Pair:
             output_pixel_size_angst=self.pixel_size_angst,
         )
 
-    def correlate(
-        self, pose: MapPose, *, generator: torch.Generator, config: FscConfig
-    ) -> tuple[MaskedFsc, Tensor, Tensor]:
-        """Return curves, model and mask in the map's frame."""
+    def resolution_05_angst(self, pose: MapPose) -> float:
+        """Resolution of the masked curve at 0.5 for a pose, in the map's Å."""
         model = self.in_map_frame(self.model, pose)
         mask = self.in_map_frame(self.mask, pose).clamp(0, 1)
-        curves = masked_fsc(
-            self.volume,
-            model,
-            mask,
-            pixel_size_angst=self.pixel_size_angst,
-            generator=generator,
-            config=config,
-        )
-        return curves, model, mask
+        curve = shell_curve(without_offset(self.volume, mask), without_offset(model, mask))
+        box = int(self.volume.shape[0])
+        found = resolution_at(curve[None], 0.5, box=box, pixel_size_angst=self.pixel_size_angst)
+        return float(found[0])
 
 
 def model_fsc(
@@ -157,30 +164,35 @@ def model_fsc(
         model_pixel_size_angst=model_angst,
         align=align or AlignConfig(),
     )
-    config = fsc or FscConfig()
-    once = replace(config, n_random=1)
     found = pair.search()
-    curves, moved, moved_mask = pair.correlate(found.best.pose, generator=generator, config=config)
-    other_05 = math.inf
-    if found.other is not None:
-        other, _, _ = pair.correlate(found.other.pose, generator=generator, config=once)
-        other_05 = other.resolution_angst(other.masked, 0.5)
-    rescaled, rescaled_05 = None, None
-    if fit_pixel_size:
-        rescaled = pair.rescale(found.best.pose)
-        stretched, _, _ = pair.correlate(rescaled.pose, generator=generator, config=once)
-        factor = rescaled.pose.pixel_size_factor
-        rescaled_05 = stretched.resolution_angst(stretched.masked, 0.5) * factor
+    pose = found.best.pose
+    moved = pair.in_map_frame(model, pose)
+    moved_mask = pair.in_map_frame(pair.mask, pose).clamp(0, 1)
+    curves = masked_fsc(
+        volume,
+        moved,
+        moved_mask,
+        pixel_size_angst=pixel_size_angst,
+        generator=generator,
+        config=fsc,
+    )
+    rescaled = pair.rescale(pose) if fit_pixel_size else None
     return ModelFsc(
         fsc=curves,
         resolution_05_angst=curves.resolution_angst(curves.masked, 0.5),
         resolution_0143_angst=curves.resolution_angst(curves.masked, 0.143),
         resolution_corrected_05_angst=curves.resolution_angst(curves.corrected, 0.5),
         resolution_unmasked_05_angst=curves.resolution_angst(curves.unmasked, 0.5),
-        other_hand_05_angst=other_05,
+        other_hand_05_angst=(
+            pair.resolution_05_angst(found.other.pose) if found.other else math.inf
+        ),
         alignment=found,
         mask=moved_mask,
         model=moved,
         rescaled=rescaled,
-        rescaled_05_angst=rescaled_05,
+        rescaled_05_angst=(
+            pair.resolution_05_angst(rescaled.pose) * rescaled.pose.pixel_size_factor
+            if rescaled
+            else None
+        ),
     )

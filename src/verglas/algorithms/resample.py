@@ -10,7 +10,12 @@ import torch
 from torch import Tensor
 
 from verglas.kernels.fourier import fourier_resize3, irfft3, resize_ft, rfft3, rfft_grid
-from verglas.kernels.interp import bspline_response, sample_cubic, sample_cubic_gradient
+from verglas.kernels.interp import (
+    bspline_response,
+    sample_cubic,
+    sample_cubic_gradient,
+    sample_cubic_lattice,
+)
 
 __all__ = ["FourierSampler", "MapPose", "fourier_sampler", "resample_volume"]
 
@@ -198,14 +203,19 @@ def resample_volume(
         limit_per_angst=0.5 / out_pixel * pose.pixel_size_factor,
     )
     factor = coefficients.shape[-1] / size
-    origin = coefficients.shape[-1] // 2
-    axis = (torch.arange(box, device=volume.device, dtype=torch.float32) - box // 2) * out_pixel
-    result = torch.empty((box,) * 3, dtype=volume.dtype, device=volume.device)
-    slab = max(1, _POINTS_PER_CHUNK // box**2)
-    for start in range(0, box, slab):
-        z, y, x = torch.meshgrid(axis[start : start + slab], axis, axis, indexing="ij")
-        points_px = pose.to_map(torch.stack((x, y, z), dim=-1)) / pixel_size_angst
-        inside = ((points_px >= -(size // 2)) & (points_px <= (size - 1) // 2)).all(dim=-1)
-        values = sample_cubic(coefficients, (points_px[inside] * factor + origin)[None])[0]
-        result[start : start + slab] = torch.zeros_like(x).masked_scatter(inside, values)
-    return result
+    per_angst = factor / pixel_size_angst
+    corner = torch.full((1, 3), -(box // 2) * out_pixel, dtype=torch.float64)
+    axes = torch.eye(3, dtype=torch.float64) * out_pixel
+    start = pose.to_map(corner)
+    steps = pose.to_map(axes) - pose.to_map(torch.zeros(1, 3, dtype=torch.float64))
+    centre = coefficients.shape[-1] // 2
+    edge = torch.ones(3, dtype=torch.float64) * factor
+    return sample_cubic_lattice(
+        coefficients,
+        origin_px=start * per_angst + centre,
+        steps_px=steps[None] * per_angst,
+        # a hair beyond the outermost voxels, so that rounding does not cut them
+        low_px=centre - (size // 2 + 1e-6) * edge,
+        high_px=centre + ((size - 1) // 2 + 1e-6) * edge,
+        shape=(box,) * 3,
+    )[0]

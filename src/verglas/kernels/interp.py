@@ -4,13 +4,21 @@ The same sampler serves both domains. Rotating a map in real space wants coeffic
 oversampled map; reading rotated Fourier samples wants coefficients of a zero-padded map's
 transform. In both cases the coefficients come from dividing, in the *other* domain, by the
 transform of the kernel (`bspline_response`), so that what is left of the error are images of
-the object outside its own box or band.
+the object outside its own box or band. On the CPU compiled loops do the same as the torch code.
 """
 
 import torch
 from torch import Tensor
 
-__all__ = ["bspline_response", "sample_cubic", "sample_cubic_gradient"]
+__all__ = [
+    "bspline_response",
+    "sample_cubic",
+    "sample_cubic_gradient",
+    "sample_cubic_lattice",
+]
+
+# Points per call of the torch code: 4 neighbours at a time are about 8 MB.
+_POINTS_PER_BLOCK = 1 << 18
 
 
 def bspline_response(
@@ -85,6 +93,101 @@ def sample_cubic(coefficients: Tensor, points_px: Tensor) -> Tensor:
         `[b, n]`, dtype of the coefficients.
     """
     _check(coefficients, points_px)
+    if _is_plain(coefficients, points_px):
+        from verglas.kernels import _numba_interp
+
+        values = torch.empty(points_px.shape[:2], dtype=coefficients.dtype)
+        places = points_px.to(torch.float64).contiguous().numpy()
+        for volume, place, out in zip(coefficients, places, values, strict=True):
+            _numba_interp.sample(volume.contiguous().numpy(), place, out.numpy())
+        return values
+    return _sample(coefficients, points_px)
+
+
+def sample_cubic_gradient(coefficients: Tensor, points_px: Tensor) -> tuple[Tensor, Tensor]:
+    """Evaluate a cubic B-spline series and its gradient by the position.
+
+    Args:
+        coefficients: `[b, d, h, w]`, real or complex.
+        points_px: `[b, n, 3]`, as in `sample_cubic`.
+
+    Returns:
+        Values `[b, n]` and derivatives by x, y, z index `[b, n, 3]`.
+    """
+    _check(coefficients, points_px)
+    if _is_plain(coefficients, points_px):
+        from verglas.kernels import _numba_interp
+
+        values = torch.empty(points_px.shape[:2], dtype=coefficients.dtype)
+        slopes = torch.empty(points_px.shape, dtype=coefficients.dtype)
+        places = points_px.to(torch.float64).contiguous().numpy()
+        for volume, place, out, slope in zip(coefficients, places, values, slopes, strict=True):
+            _numba_interp.sample_gradient(
+                volume.contiguous().numpy(), place, out.numpy(), slope.numpy()
+            )
+        return values, slopes
+    return _sample_gradient(coefficients, points_px)
+
+
+def sample_cubic_lattice(
+    coefficients: Tensor,
+    *,
+    origin_px: Tensor,
+    steps_px: Tensor,
+    low_px: Tensor,
+    high_px: Tensor,
+    shape: tuple[int, int, int],
+) -> Tensor:
+    """Evaluate a cubic B-spline series on a lattice, as when a volume is turned.
+
+    Convention: voxel (x, y, z) of the result reads `origin + x s_0 + y s_1 + z s_2`, all
+    in x, y, z indices of the coefficients.
+
+    Args:
+        coefficients: `[b, d, h, w]`, real or complex.
+        origin_px: `[b, 3]`, point of the first voxel.
+        steps_px: `[b, 3, 3]`; row i is the step `s_i` along axis x, y or z of the result.
+        low_px: `[3]`; points below it on any axis give 0.
+        high_px: `[3]`; points above it on any axis give 0.
+        shape: `(d, h, w)` of the result.
+
+    Returns:
+        `[b, *shape]`, dtype of the coefficients.
+    """
+    lattice = [t.to(torch.float64).contiguous() for t in (origin_px, steps_px, low_px, high_px)]
+    _check(coefficients, lattice[0][:, None])
+    result = coefficients.new_empty((len(coefficients), *shape))
+    if _is_plain(coefficients, origin_px):
+        from verglas.kernels import _numba_interp
+
+        low, high = lattice[2].numpy(), lattice[3].numpy()
+        for volume, origin, steps, out in zip(coefficients, *lattice[:2], result, strict=True):
+            _numba_interp.sample_lattice(
+                volume.contiguous().numpy(), origin.numpy(), steps.numpy(), low, high, out.numpy()
+            )
+        return result
+    origin, steps, low_limit, high_limit = (t.to(coefficients.device) for t in lattice)
+    y, x = (torch.arange(n, device=coefficients.device) for n in shape[1:])
+    plane = x[:, None] * steps[:, None, None, 0] + y[:, None, None] * steps[:, None, None, 1]
+    rows = max(1, _POINTS_PER_BLOCK // (shape[1] * shape[2]))
+    for start in range(0, shape[0], rows):
+        z = torch.arange(start, min(start + rows, shape[0]), device=coefficients.device)
+        points = (
+            plane[:, None] + (origin[:, None] + z[:, None] * steps[:, None, 2])[:, :, None, None]
+        )
+        inside = ((points >= low_limit) & (points <= high_limit)).all(-1)
+        values = _sample(coefficients, points.flatten(1, 3)).view(inside.shape)
+        result[:, start : start + rows] = torch.where(inside, values, 0)
+    return result
+
+
+def _is_plain(coefficients: Tensor, points_px: Tensor) -> bool:
+    """Whether the compiled loops may run: on the CPU, and nothing is differentiated."""
+    tracked = torch.is_grad_enabled() and (coefficients.requires_grad or points_px.requires_grad)
+    return coefficients.device.type == "cpu" and points_px.device.type == "cpu" and not tracked
+
+
+def _sample(coefficients: Tensor, points_px: Tensor) -> Tensor:
     floor = points_px.floor()
     weight_x, weight_y, weight_z = _tap_weights(
         (points_px - floor).to(coefficients.real.dtype)
@@ -99,17 +202,7 @@ def sample_cubic(coefficients: Tensor, points_px: Tensor) -> Tensor:
     return total
 
 
-def sample_cubic_gradient(coefficients: Tensor, points_px: Tensor) -> tuple[Tensor, Tensor]:
-    """Evaluate a cubic B-spline series and its gradient by the position.
-
-    Args:
-        coefficients: `[b, d, h, w]`, real or complex.
-        points_px: `[b, n, 3]`, as in `sample_cubic`.
-
-    Returns:
-        Values `[b, n]` and derivatives by x, y, z index `[b, n, 3]`.
-    """
-    _check(coefficients, points_px)
+def _sample_gradient(coefficients: Tensor, points_px: Tensor) -> tuple[Tensor, Tensor]:
     floor = points_px.floor()
     fraction = (points_px - floor).to(coefficients.real.dtype)
     weight_x, weight_y, weight_z = _tap_weights(fraction).unbind(-2)
