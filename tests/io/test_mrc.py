@@ -376,3 +376,11 @@ def test_real_header_fields_are_understood(shared_data):
     crystal = read_header(shared_data / "maps" / "EMD-3001.map")
     assert crystal.shape == (73, 25, 43)
     assert crystal.voxel_size_angst == pytest.approx((17.93 / 40, 4.71 / 12, 33.03 / 72))
+
+
+def test_origin_of_a_map_is_kept(tmp_path):
+    path = tmp_path / "map.mrc"
+    write_mrc(path, np.zeros((4, 4, 4), np.float32), 1.5, origin_angst=(1.0, -2.0, 30.5))
+    assert read_header(path).origin_angst == (1.0, -2.0, 30.5)
+    with mrcfile.open(path) as file:
+        assert file.header.origin.tolist() == (1.0, -2.0, 30.5)

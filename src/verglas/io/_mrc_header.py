@@ -194,6 +194,7 @@ def format_header(
     pixel_size_angst: float,
     is_stack: bool,
     statistics: Statistics,
+    origin_angst: tuple[float, float, float] = (0.0, 0.0, 0.0),
 ) -> bytes:
     """Write the header of a little-endian MRC2014 file with the usual axis order.
 
@@ -203,6 +204,7 @@ def format_header(
         pixel_size_angst: along every axis; 0 for unknown.
         is_stack: sections are images, not a volume.
         statistics: of the data as stored.
+        origin_angst: coordinate of the first voxel in x, y, z.
     """
     n_z, n_y, n_x = shape
     grid_z = 1 if is_stack else n_z
@@ -213,6 +215,7 @@ def format_header(
     struct.pack_into("<3f", head, 76, statistics.minimum, statistics.maximum, statistics.mean)
     struct.pack_into("<2i", head, 88, 0 if is_stack else 1, 0)
     struct.pack_into("<i", head, 108, 20140)
+    struct.pack_into("<3f", head, 196, *origin_angst)
     head[208:216] = b"MAP \x44\x44\x00\x00"
     struct.pack_into("<fi", head, 216, statistics.rms, 1)
     head[224:304] = b"verglas".ljust(80)

@@ -32,6 +32,7 @@ class MrcStackWriter:
         mode: MrcMode = "float32",
         *,
         is_stack: bool = True,
+        origin_angst: tuple[float, float, float] = (0.0, 0.0, 0.0),
     ) -> None:
         check_range("pixel_size_angst", pixel_size_angst, gt=0)
         if mode not in MODE_OF:
@@ -44,6 +45,7 @@ class MrcStackWriter:
         self._mode = mode
         self._pixel_size_angst = pixel_size_angst
         self._is_stack = is_stack
+        self._origin_angst = origin_angst
         self._statistics = _RunningStatistics()
         self._atomic = atomic_path(path)
         self._file: IO[bytes] | None = None
@@ -99,6 +101,7 @@ class MrcStackWriter:
                 pixel_size_angst=self._pixel_size_angst,
                 is_stack=self._is_stack,
                 statistics=self._statistics.result(),
+                origin_angst=self._origin_angst,
             )
         )
 

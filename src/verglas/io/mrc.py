@@ -171,6 +171,7 @@ def write_mrc(
     mode: MrcMode = "float32",
     *,
     is_stack: bool | None = None,
+    origin_angst: tuple[float, float, float] = (0.0, 0.0, 0.0),
 ) -> None:
     """Write an image, a stack of images or a volume; all of it or nothing.
 
@@ -180,6 +181,8 @@ def write_mrc(
         pixel_size_angst: along every axis, above 0.
         mode: type in the file.
         is_stack: the sections are images; None means yes for one section and for `.mrcs`.
+        origin_angst: coordinate of the first voxel in x, y, z, so that other programs draw a
+            map where its atomic model is.
     """
     if array.ndim not in (2, 3):
         raise ValueError(f"array must have 2 or 3 dimensions: got shape {array.shape}")
@@ -187,7 +190,9 @@ def write_mrc(
     if is_stack is None:
         is_stack = len(sections) == 1 or path.suffix == ".mrcs"
     shape = (sections.shape[1], sections.shape[2])
-    with MrcStackWriter(path, shape, pixel_size_angst, mode, is_stack=is_stack) as writer:
+    with MrcStackWriter(
+        path, shape, pixel_size_angst, mode, is_stack=is_stack, origin_angst=origin_angst
+    ) as writer:
         writer.append(sections)
 
 
