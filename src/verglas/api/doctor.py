@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from verglas.core.registry import load_registry
 from verglas.core.units import BYTES_PER_GB
@@ -207,7 +207,7 @@ def _protocols() -> Finding:
     return Finding("protocols", "good", text)
 
 
-def _try(code: str) -> tuple[list[object] | None, str]:
+def _try(code: str) -> tuple[list[Any] | None, str]:
     """Run a few lines in another process and read the JSON that they print."""
     try:
         done = subprocess.run(

@@ -31,6 +31,7 @@ __all__ = [
     "ForeignKind",
     "ForeignTables",
     "find_relion_project",
+    "kind_of_star",
     "read_relion",
     "write_relion",
 ]
@@ -100,6 +101,16 @@ def read_relion(
             "correct the column, or export the file again",
         ) from error
     return ForeignTables(kind, rows, optics, blocks)
+
+
+def kind_of_star(path: Path) -> ForeignKind:
+    """Tell what a row of a STAR file is.
+
+    Args:
+        path: STAR file.
+    """
+    blocks = read_star(path)
+    return _kind_of(blocks[_row_block(blocks, path)], path)
 
 
 def find_relion_project(star_path: Path, image_path: str) -> Path | None:

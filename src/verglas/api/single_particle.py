@@ -1,0 +1,191 @@
+"""The single-particle workflow as data: steps, links, and what follows from a few numbers.
+
+A person gives the acquisition, the diameter and the point group. `quantities` works out what
+the steps need; each step names the quantities that it takes. The result is a workflow
+template like any other (`verglas.api.template`). Light to import: the help page shows it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+__all__ = ["STEPS", "Settings", "Step", "quantities", "single_particle_template"]
+
+BOX_OVER_DIAMETER = 1.9
+"""The CTF spreads a particle by wavelength x defocus / resolution, 56 Å at 300 kV, 2 µm and 7 Å;
+with 0.45 diameters of room on each side the box keeps that for particles of 130 Å."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a person knows of the data.
+
+    Attributes:
+        pixel_size_angst: of the micrographs.
+        voltage_kv, spherical_aberration_mm, amplitude_contrast: of the microscope.
+        diameter_angst: of the particle, its longest extent.
+        symmetry: point group.
+        files: micrographs; empty where the workflow simulates them.
+        atoms: atomic model to compare the map with.
+        simulate: parameters of `micrographs.simulate`; None takes real micrographs.
+    """
+
+    pixel_size_angst: float
+    diameter_angst: float
+    voltage_kv: float = 300.0
+    spherical_aberration_mm: float = 2.7
+    amplitude_contrast: float = 0.1
+    symmetry: str = "C1"
+    files: tuple[str, ...] = ()
+    atoms: Path | None = None
+    simulate: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One job of the workflow.
+
+    Attributes:
+        name: by which `--set` and links call it.
+        protocol: id.
+        does: in a few words, for the help page.
+        inputs: for each port the output of an earlier step.
+        takes: for each parameter the name of a quantity.
+        only: `real`, `simulated` or `atoms` where the step belongs to some workflows only.
+        advice: what to do when the step gives nothing.
+    """
+
+    name: str
+    protocol: str
+    does: str
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    takes: Mapping[str, str] = field(default_factory=dict)
+    only: str = ""
+    advice: str = ""
+
+
+_OPTICS = ("pixel_size_angst", "voltage_kv", "spherical_aberration_mm", "amplitude_contrast")
+
+STEPS: tuple[Step, ...] = (
+    Step(
+        "import",
+        "micrographs.import",
+        "take in the micrographs",
+        takes={name: name for name in ("files", *_OPTICS)},
+        only="real",
+    ),
+    Step(
+        "simulate",
+        "micrographs.simulate",
+        "make micrographs with known truth",
+        takes={name: name for name in _OPTICS},
+        only="simulated",
+    ),
+    Step(
+        "ctf",
+        "micrographs.estimate_ctf",
+        "fit the CTF and put bad micrographs aside",
+        {"micrographs": "source.micrographs"},
+        advice="every micrograph was rejected: check pixel size and voltage, or loosen the limits",
+    ),
+    Step(
+        "pick",
+        "micrographs.pick_log",
+        "find particles by their size",
+        {"micrographs": "ctf.micrographs"},
+        {"diameter_angst": "diameter_angst"},
+        advice="no particles were found: check the diameter, and that protein is dark",
+    ),
+    Step(
+        "extract",
+        "particles.extract",
+        "cut the particles out",
+        {"micrographs": "ctf.micrographs", "coordinates": "pick.coordinates"},
+        {"box_angst": "box_angst", "diameter_angst": "diameter_angst"},
+        advice="every particle was at a border: make the box smaller",
+    ),
+    Step(
+        "classify",
+        "particles.classify_2d",
+        "average similar particles",
+        {"particles": "extract.particles"},
+        {"diameter_angst": "diameter_angst"},
+    ),
+    Step(
+        "select",
+        "classes2d.select",
+        "keep the particles of good averages",
+        {"classes": "classify.classes", "particles": "classify.particles"},
+        advice="no class average was good: look at them, and loosen the rule",
+    ),
+    Step(
+        "initial",
+        "particles.initial_volume",
+        "find a first map",
+        {"particles": "select.particles"},
+        {"symmetry": "symmetry", "diameter_angst": "diameter_angst"},
+    ),
+    Step(
+        "refine",
+        "particles.refine_3d",
+        "refine two independent half maps",
+        {"particles": "select.particles", "reference": "initial.volumes"},
+        {"symmetry": "symmetry", "diameter_angst": "diameter_angst"},
+    ),
+    Step(
+        "postprocess",
+        "volumes.postprocess",
+        "mask, measure and sharpen the map",
+        {"volumes": "refine.volumes"},
+    ),
+    Step(
+        "fsc",
+        "volumes.fsc",
+        "compare the map with the atomic model",
+        {"volumes": "postprocess.volumes"},
+        {"atoms": "atoms"},
+        only="atoms",
+    ),
+)
+
+
+def quantities(settings: Settings) -> dict[str, Any]:
+    """Work out what the steps take from what a person gave."""
+    found: dict[str, Any] = {name: getattr(settings, name) for name in _OPTICS}
+    return {
+        **found,
+        "files": list(settings.files),
+        "diameter_angst": settings.diameter_angst,
+        "box_angst": round(BOX_OVER_DIAMETER * settings.diameter_angst, 1),
+        "symmetry": settings.symmetry,
+        "atoms": None if settings.atoms is None else str(settings.atoms),
+    }
+
+
+def single_particle_template(settings: Settings) -> dict[str, Any]:
+    """Make the workflow for some data, as `Project.replay` takes it."""
+    wanted = {"", "real" if settings.simulate is None else "simulated"}
+    if settings.atoms is not None:
+        wanted.add("atoms")
+    steps = [step for step in STEPS if step.only in wanted]
+    known = quantities(settings)
+    source = steps[0].name
+    nodes = []
+    for step in steps:
+        params = {name: known[quantity] for name, quantity in step.takes.items()}
+        if step.only == "simulated":
+            params = {**params, **(settings.simulate or {})}
+        links = {
+            port: [link.replace("source.", f"{source}.")] for port, link in step.inputs.items()
+        }
+        nodes.append(
+            {
+                "name": step.name,
+                "protocol": step.protocol,
+                "version": 1,
+                "params": params,
+                "inputs": links,
+            }
+        )
+    return {"format": 1, "name": "single particles", "nodes": nodes}

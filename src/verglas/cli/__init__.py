@@ -1,0 +1,1 @@
+"""The command line: it translates what a person types into calls of the API."""
