@@ -1,0 +1,1 @@
+"""Protocols that bring files into a project."""

@@ -1,0 +1,219 @@
+"""Estimate the CTF of micrographs, and put bad micrographs aside.
+
+The spectrum of overlapping tiles is searched exhaustively for defocus and astigmatism (and phase
+shift, if a range is given); the best fit is refined by maximum likelihood together with a
+slowly varying background and envelope, which also gives standard errors. The fit resolution is
+where the rings, averaged along equal phase, stop following the model.
+
+`rejected` holds micrographs whose rings end before `max_fit_res_angst`, or are blurred in one
+direction by motion of more than `max_drift_angst`: at 25 Å of motion a twentieth of the power at
+10 Å is left in that direction. An image without any believable ring counts as the lowest
+frequency of the band and so is rejected. The rings also tell the spherical aberration; if it
+contradicts the given one, a warning asks to check pixel size, voltage and aberration.
+"""
+
+import math
+from typing import TYPE_CHECKING
+
+import polars as pl
+from pydantic import model_validator
+
+from verglas.model import MICROGRAPHS, DataSet
+from verglas.sdk import Context, Params, Ports, Task, param, port, protocol
+
+if TYPE_CHECKING:
+    from verglas.algorithms.ctf_fit import CtfFit
+
+__all__ = ["CtfParams", "Inputs", "Outputs", "SearchRange", "estimate", "run"]
+
+_COLUMNS = (
+    "item_id",
+    "image_path",
+    "image_slice",
+    "pixel_size_angst",
+    "voltage_kv",
+    "spherical_aberration_mm",
+    "amplitude_contrast",
+)
+_SCALARS = (
+    "defocus_u_angst",
+    "defocus_v_angst",
+    "defocus_angle_deg",
+    "phase_shift_deg",
+    "defocus_error_angst",
+    "fit_res_angst",
+    "fit_score",
+    "drift_angst",
+    "drift_angle_deg",
+)
+
+
+class SearchRange(Params):
+    """What the fit of one micrograph depends on."""
+
+    min_defocus_angst: float = param(5000.0, ge=500, help="Least mean underfocus.")
+    max_defocus_angst: float = param(50000.0, le=200000, help="Greatest mean underfocus.")
+    max_astigmatism_angst: float = param(
+        2000.0, ge=0, le=20000, help="Greatest difference between the two defoci."
+    )
+    min_phase_shift_deg: float = param(
+        0.0, ge=0, le=180, advanced=True, help="Least phase shift of a phase plate."
+    )
+    max_phase_shift_deg: float = param(
+        0.0,
+        ge=0,
+        le=180,
+        advanced=True,
+        help="Greatest phase shift; equal to the least one it is fixed, not searched.",
+    )
+    min_res_angst: float = param(
+        30.0, gt=5, le=100, advanced=True, help="Low-frequency end of the fitted band."
+    )
+    max_res_angst: float = param(
+        3.0, gt=0.5, le=15, advanced=True, help="High-frequency end of the fitted band."
+    )
+    tile_angst: float = param(
+        768.0, ge=200, le=5000, advanced=True, help="Edge of the tiles of the periodogram."
+    )
+
+
+class CtfParams(SearchRange):
+    """What to search, and what to accept."""
+
+    max_fit_res_angst: float = param(
+        10.0, gt=0, help="Reject micrographs whose rings do not reach this resolution."
+    )
+    max_drift_angst: float = param(
+        25.0, gt=0, help="Reject micrographs that moved farther than this in one direction."
+    )
+
+    @model_validator(mode="after")
+    def _ranges_are_not_empty(self) -> "CtfParams":
+        if self.min_defocus_angst > self.max_defocus_angst:
+            raise ValueError("min_defocus_angst must not exceed max_defocus_angst")
+        if self.min_phase_shift_deg > self.max_phase_shift_deg:
+            raise ValueError("min_phase_shift_deg must not exceed max_phase_shift_deg")
+        return self
+
+
+class Inputs(Ports):
+    """Micrographs, not dose-weighted."""
+
+    micrographs: DataSet = port(MICROGRAPHS)
+
+
+class Outputs(Ports):
+    """The micrographs with their CTF, in two parts."""
+
+    micrographs: DataSet = port(MICROGRAPHS, needs=("ctf", "ctf_fit"))
+    rejected: DataSet = port(MICROGRAPHS, needs=("ctf", "ctf_fit"))
+
+
+def _as_row(item_id: int, fit: "CtfFit", picture: str) -> dict[str, object]:
+    profile = fit.profile
+    return {
+        "item_id": item_id,
+        **{name: float(getattr(fit, name)) for name in _SCALARS},
+        "ring_evidence": fit.evidence,
+        "spherical_aberration_fit_mm": fit.aberration_fit_mm if fit.has_rings else None,
+        "spherical_aberration_error_mm": fit.aberration_error_mm if fit.has_rings else None,
+        "spectrum_path": picture,
+        "profile_per_angst": profile.radius_per_angst.tolist(),
+        "profile_power": profile.experiment.tolist(),
+        "profile_background": fit.background.tolist(),
+        "profile_ctf2": fit.ctf2.tolist(),
+        "profile_score": profile.quality.tolist(),
+    }
+
+
+def estimate(rows: pl.DataFrame, task: Task, *, search: SearchRange) -> pl.DataFrame:
+    """Fit each micrograph and draw its spectrum beside the fit."""
+    import torch
+
+    from verglas.algorithms.ctf_fit import CtfFitConfig, fit_ctf
+    from verglas.core.errors import FormatError
+    from verglas.io.images import open_images, write_png
+
+    config = CtfFitConfig(**search.model_dump())
+    found = []
+    for done, row in enumerate(rows.iter_rows(named=True)):
+        try:
+            image = open_images(task.path(row["image_path"])).read([row["image_slice"]])[0]
+            fit = fit_ctf(
+                torch.from_numpy(image).to(task.device),
+                pixel_size_angst=row["pixel_size_angst"],
+                voltage_kv=row["voltage_kv"],
+                spherical_aberration_mm=row["spherical_aberration_mm"],
+                amplitude_contrast=row["amplitude_contrast"],
+                config=config,
+            )
+        except (FormatError, ValueError) as error:
+            task.skip(row["item_id"], f"{row['image_path']}: {error}")
+        else:
+            path = task.files / f"spectrum_{row['item_id']:06d}.png"
+            write_png(path, fit.picture.numpy())
+            found.append(_as_row(row["item_id"], fit, task.relative(path)))
+        task.progress(done + 1, rows.height)
+    return pl.DataFrame(found, infer_schema_length=None)
+
+
+def _check_optics(ctx: Context, fits: pl.DataFrame) -> None:
+    """Warn where the rings of a group of micrographs contradict the given aberration."""
+    given, fitted, error = (
+        "spherical_aberration_mm",
+        "spherical_aberration_fit_mm",
+        "spherical_aberration_error_mm",
+    )
+    known = fits.drop_nulls([fitted, error]).filter(pl.col(error) > 0)
+    for (value,), group in known.group_by(given, maintain_order=True):
+        weight = group[error] ** -2
+        mean = float((group[fitted] * weight).sum()) / float(weight.sum())
+        spread = float(((group[fitted] - mean) ** 2 * weight).sum()) / max(1, group.height - 1)
+        sigma = math.sqrt(max(spread, 1.0) / float(weight.sum()))
+        expected = float(str(value))
+        if abs(mean - expected) > max(4.0 * sigma, 0.3):
+            ctx.warn(
+                f"the Thon rings of {group.height} micrographs ask for a spherical aberration of "
+                f"{mean:.2f} ± {sigma:.2f} mm, but {expected:g} mm was given: check spherical "
+                "aberration, pixel size and voltage"
+            )
+
+
+@protocol(
+    "micrographs.estimate_ctf",
+    version=1,
+    label="Estimate CTF",
+    citations=(
+        "Rohou & Grigorieff 2015, doi:10.1016/j.jsb.2015.08.008",
+        "Zhang 2016, doi:10.1016/j.jsb.2015.11.003",
+        "Whittle 1953, doi:10.1007/BF02590998",
+    ),
+)
+def run(ctx: Context, params: CtfParams, inputs: Inputs) -> Outputs:
+    """Fit, join the columns, and split by the two limits."""
+    from verglas.core.errors import UserError
+
+    search = SearchRange(**{name: getattr(params, name) for name in SearchRange.model_fields})
+    fits = ctx.map(estimate, inputs.micrographs, chunk=4, columns=_COLUMNS, search=search)
+    if not fits.height:
+        raise UserError("no micrograph could be read", "the log says for each what is wrong")
+    fitted = inputs.micrographs.select(fits).with_columns(fits)
+    good = (pl.col("fit_res_angst") <= params.max_fit_res_angst) & (
+        pl.col("drift_angst") <= params.max_drift_angst
+    )
+    accepted = fits.filter(good)
+    given = inputs.micrographs.rows(["item_id", "spherical_aberration_mm"])
+    _check_optics(ctx, accepted.join(given, on="item_id", maintain_order="left"))
+    if not accepted.height:
+        best = min(fits["fit_res_angst"].to_list())
+        ctx.warn(
+            f"all {fits.height} micrographs were rejected: best fit resolution {best:.1f} Å, "
+            f"limit {params.max_fit_res_angst:g} Å; check pixel size, voltage and defocus range"
+        )
+    else:
+        ctx.metric("median_fit_res_angst", round(float(str(accepted["fit_res_angst"].median())), 2))
+    ctx.metric("n_accepted", accepted.height)
+    ctx.metric("n_rejected", fits.height - accepted.height)
+    return Outputs(
+        micrographs=ctx.select(fitted, accepted), rejected=ctx.select(fitted, fits.filter(~good))
+    )

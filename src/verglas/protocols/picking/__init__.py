@@ -1,0 +1,1 @@
+"""Protocols that find particles in micrographs."""

@@ -1,0 +1,227 @@
+"""Pick particles by their size alone.
+
+Laplacian-of-Gaussian filters at several diameters find blobs of the right size. The best of them
+are averaged in each micrograph and the average is made round: it shows what the particle looks
+like here, filled or hollow, with the fringes of this defocus. Correlation with it, normalised for
+local contrast, finds the particles again, better; this is repeated. The heights of all peaks are
+split into noise and particles by a fit of two populations, so that no threshold is needed;
+`threshold_shift` makes the choice stricter or looser. Blank margins, ice and carbon are left out.
+
+Particles that reach over the border of the micrograph are picked; extraction leaves them out.
+"""
+
+from typing import TYPE_CHECKING
+
+import polars as pl
+from pydantic import model_validator
+
+from verglas.core.errors import FormatError, UserError
+from verglas.model import COORDINATES, MICROGRAPHS, DataSet
+from verglas.sdk import Context, Params, Ports, Task, param, port, protocol
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from verglas.algorithms.picking.log import Picks
+
+__all__ = ["Inputs", "Outputs", "PickParams", "pick", "run"]
+
+_CTF = ("defocus_u_angst", "defocus_v_angst", "defocus_angle_deg", "phase_shift_deg")
+_THUMBNAIL_PX = 800
+_ADVICE = (
+    "check diameter_angst and the pixel size, look at a micrograph; if its particles are bright, "
+    "set bright_particles; if they are faint, lower threshold_shift to -2"
+)
+
+
+class PickParams(Params):
+    """What the particles look like."""
+
+    diameter_angst: float = param(gt=10, le=5000, help="Largest diameter of the particle.")
+    min_diameter_angst: float | None = param(
+        None, gt=10, help="Smallest diameter; empty for a particle that is about round."
+    )
+    min_distance_angst: float = param(
+        0.0, ge=0, help="Least distance between picks; 0 takes half the largest diameter."
+    )
+    threshold_shift: float = param(
+        0.0,
+        ge=-20,
+        le=20,
+        help="Added to the threshold, in standard deviations of the noise; higher picks fewer.",
+    )
+    bright_particles: bool = param(
+        False, help="Particles are brighter than the ice, as in inverted micrographs."
+    )
+    max_local_std: float = param(
+        2.5,
+        gt=1,
+        advanced=True,
+        help="Places whose grey values vary this much more than usual are taken for ice or carbon.",
+    )
+    n_rounds: int = param(
+        3,
+        ge=0,
+        le=20,
+        advanced=True,
+        help="How often particles are averaged and searched again; 0 for the plain filter.",
+    )
+
+    @model_validator(mode="after")
+    def _diameters_are_in_order(self) -> "PickParams":
+        if self.min_diameter_angst is not None and self.min_diameter_angst > self.diameter_angst:
+            raise ValueError("min_diameter_angst must not exceed diameter_angst")
+        return self
+
+
+class Inputs(Ports):
+    """Micrographs; their CTF is passed on where it is known."""
+
+    micrographs: DataSet = port(MICROGRAPHS)
+
+
+class Outputs(Ports):
+    """Positions, and the micrographs with a picture of their picks."""
+
+    coordinates: DataSet = port(COORDINATES, needs=("score",))
+    micrographs: DataSet = port(MICROGRAPHS)
+
+
+def _picture(
+    path: "Path",
+    image: "NDArray[np.float32]",
+    positions_px: "NDArray[np.float64]",
+    radius_px: float,
+) -> None:
+    """Draw a small picture of the micrograph with a circle about each pick."""
+    import numpy as np
+    from PIL import Image, ImageDraw
+
+    from verglas.io.images import stretch_contrast, write_jpeg
+
+    factor = max(1, -(-max(image.shape) // _THUMBNAIL_PX))
+    height, width = (side // factor for side in image.shape)
+    blocks = image[: height * factor, : width * factor].reshape(height, factor, width, factor)
+    picture = Image.fromarray(stretch_contrast(blocks.mean(axis=(1, 3)), (0.2, 99.8))).convert(
+        "RGB"
+    )
+    draw = ImageDraw.Draw(picture)
+    radius = radius_px / factor
+    for x, y in (positions_px + 0.5) / factor - 0.5:
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=(60, 230, 90))
+    write_jpeg(path, np.asarray(picture))
+
+
+def _as_row(
+    item_id: int, picks: "Picks", pixel_size_angst: float, picture: str
+) -> dict[str, object]:
+    position = picks.position_px.cpu().double() * pixel_size_angst
+    return {
+        "item_id": item_id,
+        "coord_x_angst": position[:, 0].tolist(),
+        "coord_y_angst": position[:, 1].tolist(),
+        "score": picks.score.cpu().double().tolist(),
+        "found_diameter_angst": picks.diameter_angst.cpu().double().tolist(),
+        "is_bimodal": picks.split.is_bimodal,
+        "thumbnail_path": picture,
+    }
+
+
+def pick(rows: pl.DataFrame, task: Task, *, params: PickParams) -> pl.DataFrame:
+    """Find the particles of each micrograph and draw them; one row per micrograph."""
+    import torch
+
+    from verglas.algorithms.picking.log import LogPickConfig, pick_particles
+    from verglas.io.images import open_images
+
+    config = LogPickConfig(
+        min_diameter_angst=params.min_diameter_angst or params.diameter_angst,
+        max_diameter_angst=params.diameter_angst,
+        min_distance_angst=params.min_distance_angst,
+        threshold_shift=params.threshold_shift,
+        n_rounds=params.n_rounds,
+        max_local_std=params.max_local_std,
+    )
+    found = []
+    for done, row in enumerate(rows.iter_rows(named=True)):
+        pixel = row["pixel_size_angst"]
+        try:
+            image = open_images(task.path(row["image_path"])).read([row["image_slice"]])[0]
+        except FormatError as error:
+            task.skip(row["item_id"], str(error))
+        else:
+            tensor = torch.from_numpy(image).to(task.device)
+            picks = pick_particles(
+                -tensor if params.bright_particles else tensor,
+                pixel_size_angst=pixel,
+                config=config,
+            )
+            path = task.files / f"picks_{row['item_id']:06d}.jpg"
+            radius = 0.5 * params.diameter_angst / pixel
+            _picture(path, image, picks.position_px.cpu().double().numpy(), radius)
+            found.append(_as_row(row["item_id"], picks, pixel, task.relative(path)))
+        task.progress(done + 1, rows.height)
+    return pl.DataFrame(found, infer_schema_length=None)
+
+
+def _coordinates(picked: pl.DataFrame, micrographs: DataSet) -> pl.DataFrame:
+    """One row per particle, with what it inherits from its micrograph."""
+    inherited = ["item_id", "image_path", "optics_group"]
+    inherited += [name for name in _CTF if name in micrographs.columns]
+    lists = ["coord_x_angst", "coord_y_angst", "score", "found_diameter_angst"]
+    rows = picked.select("item_id", *lists).explode(lists).drop_nulls("coord_x_angst")
+    rows = rows.join(micrographs.rows(inherited), on="item_id", maintain_order="left")
+    rows = rows.rename(
+        {
+            "item_id": "micrograph_id",
+            "image_path": "micrograph_path",
+            "found_diameter_angst": "diameter_angst",
+        }
+    )
+    return rows.with_columns(source_id=pl.col("micrograph_id"))
+
+
+def _warn_of_doubt(ctx: Context, picked: pl.DataFrame) -> None:
+    counts = picked["coord_x_angst"].list.len()
+    n_empty = int((counts == 0).sum())
+    if n_empty:
+        ctx.warn(f"{n_empty} of {picked.height} micrographs have no particle")
+    doubtful = int((~picked["is_bimodal"]).sum()) - n_empty
+    if doubtful > 0.2 * picked.height:
+        ctx.warn(
+            f"in {doubtful} of {picked.height} micrographs peaks of particles and of noise have "
+            f"similar heights, the picks need a look; {_ADVICE}"
+        )
+
+
+@protocol(
+    "micrographs.pick_log",
+    version=1,
+    label="Pick by size",
+    citations=(
+        "Lindeberg 1998, doi:10.1023/A:1008045108935",
+        "Roseman 2003, doi:10.1016/S0304-3991(02)00333-9",
+    ),
+)
+def run(ctx: Context, params: PickParams, inputs: Inputs) -> Outputs:
+    """Pick each micrograph, then make one row per particle."""
+    columns = ("item_id", "image_path", "image_slice", "pixel_size_angst")
+    picked = ctx.map(pick, inputs.micrographs, chunk=4, columns=columns, params=params)
+    if not picked.height:
+        raise UserError("no micrograph could be read", "the log says for each what is wrong")
+    rows = _coordinates(picked, inputs.micrographs)
+    if not rows.height:
+        raise UserError(f"no particle was found in {picked.height} micrographs", _ADVICE)
+    _warn_of_doubt(ctx, picked)
+    counts = picked.select("item_id", "thumbnail_path", n_particles=pl.col("score").list.len())
+    ctx.metric("n_picked", rows.height)
+    ctx.metric("per_micrograph", round(rows.height / picked.height, 1))
+    return Outputs(
+        coordinates=ctx.dataset(
+            COORDINATES, rows, optics=inputs.micrographs.optics, source=inputs.micrographs
+        ),
+        micrographs=inputs.micrographs.select(counts).with_columns(counts),
+    )
