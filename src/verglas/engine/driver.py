@@ -42,6 +42,9 @@ __all__ = ["JobRequest", "cancel_on_signals", "run_job"]
 
 log = logging.getLogger(__name__)
 
+_CUT_FILES = (".*.tmp*", "chunks/*/.*", "checkpoints/*/.*", "arrays/.*", "outputs/.*")
+"""What a crash leaves of files that were being written, below a job's folder."""
+
 
 @dataclass(frozen=True)
 class JobRequest:
@@ -74,7 +77,7 @@ def run_job(store: Store, request: JobRequest) -> JobRecord:
     """
     with store.writing():
         folder = store.folder(request.record)
-        _clear_leftovers(folder, _identity(request))
+        _clear_leftovers(folder)
         record = store.save(_started(request))
         started_s = time.monotonic()
         with job_log(folder), Journal(folder) as journal:
@@ -96,6 +99,8 @@ def run_job(store: Store, request: JobRequest) -> JobRecord:
             if outputs is not None:
                 record = record.replace(outputs=_register(store, record, outputs))
             _save_end(store, record, error)
+            if outputs is not None:
+                _clear_scaffold(folder)
             log.info("%s %s after %.1f s", record.id, record.status, seconds)
     if error is not None and not isinstance(error, Parked):
         raise error
@@ -118,6 +123,7 @@ def _carry_out(
         runner=runner,
         recorder=runner,
         seed=record.seed,
+        identity=_identity(request),
     )
     try:
         runner.check_cancelled()
@@ -254,25 +260,23 @@ def _output_base(store: Store, record: JobRecord) -> Path:
 
 
 def _identity(request: JobRequest) -> str:
-    """Hash what the checkpoints of iterations depend on."""
-    record = request.record
+    """Hash parameters and inputs, on which the checkpoints of iterations depend."""
     contents = [data.content for sets in request.inputs.items().values() for data in sets]
-    parts = [request.spec.id, str(request.spec.version), str(record.seed)]
-    return content_digest(
-        text.encode() for text in [*parts, request.params.model_dump_json(), *contents]
-    )
+    return content_digest(text.encode() for text in [request.params.model_dump_json(), *contents])
 
 
-def _clear_leftovers(folder: Path, identity: str) -> None:
-    """Remove what a killed run left half done, and checkpoints of other parameters."""
+def _clear_leftovers(folder: Path) -> None:
+    """Remove what a killed run left half done."""
     shutil.rmtree(folder / "live", ignore_errors=True)
-    for path in folder.glob("chunks/*/.*"):
-        path.unlink()
-    note = folder / "checkpoints" / "identity"
-    if note.parent.exists() and (not note.exists() or note.read_text("ascii") != identity):
-        shutil.rmtree(note.parent)
-    note.parent.mkdir(parents=True, exist_ok=True)
-    note.write_text(identity, "ascii")
+    for pattern in _CUT_FILES:
+        for path in folder.glob(pattern):
+            path.unlink() if path.is_file() else shutil.rmtree(path)
+
+
+def _clear_scaffold(folder: Path) -> None:
+    """Remove what only helps to resume, once the job is done."""
+    for name in ("checkpoints", "arrays"):
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def _log_start(request: JobRequest, folder: Path) -> None:

@@ -26,13 +26,15 @@ __all__ = [
     "stale_jobs",
 ]
 
+_WORK = frozenset({"files", "chunks", "checkpoints", "arrays", "questions"})
+
 RULES: dict[str, frozenset[str]] = {
     # the record stays: job.json, events.jsonl and the logs
-    "delete": frozenset({"outputs", "revisions", "files", "chunks", "checkpoints", "questions"}),
+    "delete": _WORK | {"outputs", "revisions"},
     # tables of other jobs may be written as a difference to the tables of this one
-    "delete_used": frozenset({"files", "chunks", "checkpoints", "questions"}),
+    "delete_used": _WORK,
     # a run that must not find anything of the one before
-    "forget": frozenset({"files", "chunks", "checkpoints", "questions"}),
+    "forget": _WORK,
 }
 """Which entries of a job's folder an action removes; all others stay."""
 

@@ -19,6 +19,7 @@ __all__ = ["State", "checkpoint_folder", "load_last_state", "save_state"]
 State = dict[str, npt.NDArray[Any] | int | float | str | bool]
 """What an iteration hands to the next."""
 
+_WHOLE = "[0-9]*.zip"  # a file cut by a crash begins with a dot
 _KEPT = 2  # the last, and the one before it should the last be damaged
 
 
@@ -46,13 +47,13 @@ def save_state(folder: Path, iteration: int, state: State) -> None:
     """
     arrays, values = _split(state)
     write_bundle(_path(folder, iteration), Bundle(arrays, None, {"values": values}))
-    for path in sorted(folder.glob("*.zip"))[:-_KEPT]:
+    for path in sorted(folder.glob(_WHOLE))[:-_KEPT]:
         path.unlink()
 
 
 def load_last_state(folder: Path) -> tuple[int, State] | None:
     """Load the last whole checkpoint: finished iterations and state, or None."""
-    for path in sorted(folder.glob("*.zip"), reverse=True):
+    for path in sorted(folder.glob(_WHOLE), reverse=True):
         try:
             bundle = read_bundle(path)
         except FormatError:
