@@ -39,9 +39,9 @@ Workers = Annotated[
     int | None,
     typer.Option(
         "--workers",
-        min=1,
+        min=0,
         metavar="N",
-        help="Worker processes; by default one per core.",
+        help="Worker processes; by default one per core. 0 does everything in this process.",
         show_default=False,
     ),
 ]
@@ -83,4 +83,6 @@ def placement_of(workers: int | None, scheduler: str) -> "Placement | None":
 
     if workers is None and not scheduler:
         return None
+    if workers == 0:
+        return Placement(where="in_process")
     return Placement(workers=workers, scheduler=scheduler)

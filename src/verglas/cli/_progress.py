@@ -1,10 +1,10 @@
 """Show how far a job is: bars on a terminal, lines elsewhere, nothing for what is quick."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from verglas.cli._console import err
 from verglas.cli._words import duration_text, rate_text
@@ -16,6 +16,9 @@ QUICK_S = 2.0
 LINE_EVERY_S = 5.0
 LINE_EVERY_PART = 0.1
 LINE_AT_LATEST_S = 30.0
+RESTART_PART = 0.2
+
+Clock: TypeAlias = Callable[[], float]
 
 
 @contextmanager
@@ -42,13 +45,18 @@ class _Step:
     key: tuple[str, str]
     started_s: float
     first_done: float
+    last_done: float = 0.0
     shown_s: float = float("-inf")
     shown_part: float = 0.0
 
-    def details(self, update: ProgressUpdate) -> str:
+    def has_restarted(self, update: ProgressUpdate) -> bool:
+        """Tell the next iteration from a chunk that was lost and counts again."""
+        return update.done < self.last_done - RESTART_PART * update.total
+
+    def details(self, update: ProgressUpdate, now_s: float) -> str:
         """Write rate and time left, worked out here where the update does not say."""
         rate, left = update.rate_per_s, update.left_s
-        elapsed_s, fresh = time.monotonic() - self.started_s, update.done - self.first_done
+        elapsed_s, fresh = now_s - self.started_s, update.done - self.first_done
         if rate is None and fresh > 0 and elapsed_s > 0.5:
             rate = fresh / elapsed_s
             left = (update.total - update.done) / rate
@@ -62,29 +70,31 @@ class _Step:
 class _Steps:
     """Follows which step a job is at; shared by both ways of showing."""
 
-    opened_s: float = field(default_factory=time.monotonic)
     current: dict[str, _Step] = field(default_factory=dict)
 
-    def step(self, update: ProgressUpdate) -> _Step:
+    def step(self, update: ProgressUpdate, now_s: float) -> _Step:
         """Return the step of an update; one that starts over is a new one."""
         layer = _layer(update)
         step = self.current.get(layer)
         key = (update.job, update.step)
-        if step is None or step.key != key or update.done < step.first_done:
-            step = _Step(key, time.monotonic(), update.done)
+        if step is None or step.key != key or step.has_restarted(update):
+            step = _Step(key, now_s, update.done)
             self.current[layer] = step
+        step.last_done = update.done
         return step
 
 
 class LineView:
     """Writes a line now and then, for logs and pipes."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock = time.monotonic) -> None:
+        self._clock = clock
         self._steps = _Steps()
 
     def show(self, update: ProgressUpdate) -> None:
         """Write where the step is, unless that was done a short while ago."""
-        step, now_s = self._steps.step(update), time.monotonic()
+        now_s = self._clock()
+        step = self._steps.step(update, now_s)
         if now_s - step.started_s < QUICK_S:
             return
         part = update.done / update.total if update.total else 0.0
@@ -94,7 +104,7 @@ class LineView:
             return
         step.shown_s, step.shown_part = now_s, part
         words = [f"{update.done:.0f} of {update.total} ({100 * part:.0f} %)"]
-        words += [text for text in (step.details(update), update.text) if text]
+        words += [text for text in (step.details(update, now_s), update.text) if text]
         line = f"{update.job} {_step_name(update)}: {', '.join(words)}"
         err().print(line, markup=False, soft_wrap=True)
 
@@ -105,16 +115,19 @@ class LineView:
 class BarView:
     """Draws a bar for what the protocol reports and one for the step that is going on."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock = time.monotonic) -> None:
+        self._clock = clock
+        self._opened_s = clock()
         self._steps = _Steps()
         self._progress: Any = None
         self._bars: dict[str, tuple[_Step, Any]] = {}
 
     def show(self, update: ProgressUpdate) -> None:
         """Draw where the step is; nothing appears in the first two seconds."""
-        step = self._steps.step(update)
+        now_s = self._clock()
+        step = self._steps.step(update, now_s)
         if self._progress is None:
-            if time.monotonic() - self._steps.opened_s < QUICK_S:
+            if now_s - self._opened_s < QUICK_S:
                 return
             self._progress = _make_bars()
             self._progress.start()
@@ -125,7 +138,7 @@ class BarView:
                 self._progress.remove_task(bar)
             bar = self._progress.add_task("", total=max(1, update.total), details="")
             self._bars[layer] = (step, bar)
-        words = [text for text in (step.details(update), update.text) if text]
+        words = [text for text in (step.details(update, now_s), update.text) if text]
         self._progress.update(
             bar,
             description=_step_name(update),

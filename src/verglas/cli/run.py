@@ -39,7 +39,8 @@ def _in_panel(annotation: Any, *names: str) -> Any:
     """Put a shared option among those that say how a job is run; give it other names if any."""
     base, option = annotation.__origin__, copy(annotation.__metadata__[0])
     option.rich_help_panel = _COMMON_PANEL
-    option.param_decls = names or option.param_decls
+    if names:
+        option.default, option.param_decls = names[0], names[1:]  # so typer keeps them here
     return Annotated[base, option]
 
 

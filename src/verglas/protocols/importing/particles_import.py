@@ -64,10 +64,13 @@ def run(ctx: Context, params: ImportParams, inputs: Inputs) -> Outputs:
     rows = rows.with_columns(_moved(ctx, rows, "image_path", folder))
     if "micrograph_path" in rows:
         rows = rows.with_columns(_moved(ctx, rows, "micrograph_path", folder))
-        number = pl.col("micrograph_path").rank("dense").cast(pl.Int64) - 1
-        rows = rows.with_columns(number.alias("micrograph_id"))
+        names = rows["micrograph_path"].drop_nulls().unique(maintain_order=True)
+        number = pl.col("micrograph_path").replace_strict(
+            names, range(len(names)), default=None, return_dtype=pl.Int64
+        )
+        rows = rows.with_columns(micrograph_id=number)
     optics = _with_boxes(tables.optics, rows, boxes, ctx, folder)
-    ctx.metric("n_images_files", len(boxes))
+    ctx.metric("n_image_files", len(boxes))
     ctx.metric("n_optics_groups", optics.height)
     return Outputs(particles=ctx.dataset(PARTICLES, rows, optics=optics))
 

@@ -1,0 +1,148 @@
+"""Commands that look at a project: jobs, show, log, graph, protocols, schema."""
+
+import pytest
+
+
+@pytest.fixture
+def chain(make, toy):
+    """Three jobs, the second of which gives two data sets to the third."""
+    make("numbers.make_row", "--count", "4", "--step-angst", "2")
+    make("numbers.change_all", "-i", "d1", "--above", "10", "--job-label", "squares")
+    make("numbers.change_all", "-i", "numbers=d2", "-i", "more=d1")
+    return toy
+
+
+def test_jobs_are_listed(chain):
+    lines = chain("jobs").out.splitlines()
+    assert lines[0].split() == [
+        "job",
+        "protocol",
+        "label",
+        "status",
+        "made",
+        "key",
+        "number",
+        "time",
+    ]
+    assert "squares" in lines[2]
+    assert "2 numbers, 2 rest" in lines[2]
+    assert [job["id"] for job in chain("jobs", "--json").json] == ["j1", "j2", "j3"]
+    assert chain("jobs", "--status", "failed", "--json").json == []
+
+
+def test_job_is_shown_with_links_numbers_and_parameters(chain):
+    text = chain("show", "j2").out
+    assert "numbers.change_all version 1" in text
+    assert "in " in text
+    assert "d1" in text
+    assert "largest" in text
+    assert any(line.split() == ["above", "10", "changed"] for line in text.splitlines())
+    answer = chain("show", "j2", "--json").json
+    assert answer["steps"][0]["total"] == 2
+    assert "python" in answer["environment"]
+
+
+@pytest.mark.parametrize("ref", ["d2", "j2.numbers"])
+def test_data_set_is_shown_with_columns_and_rows(chain, ref):
+    text = chain("show", ref).out
+    assert "d2: 2 numbers from port 'numbers' of j2" in text
+    assert any(line.split()[:4] == ["x_value", "16", "26", "36"] for line in text.splitlines())
+    assert "first 2 of 2 rows" in text
+
+
+def test_rows_can_be_filtered_and_sorted(chain):
+    arguments = ["--where", "x_value > 1", "--sort", "x_value", "--descending", "--rows", "2"]
+    answer = chain("show", "d1", "--columns", "x_value", "--json", *arguments).json
+    assert answer["rows"] == [{"x_value": 6.0}, {"x_value": 4.0}]
+    assert answer["n_shown_of"] == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["show", "j9"], "has no job 'j9'"),
+        (["show", "d9"], "has no data set 'd9'"),
+        (["show", "d1", "--where", "nonsense"], "not a filter"),
+        (["show", "d1", "--sort", "size"], "no column 'size'"),
+        (["log", "j9"], "has no job 'j9'"),
+    ],
+)
+def test_what_is_not_there_is_said(chain, arguments, message):
+    answer = chain(*arguments)
+    assert answer.code == 2
+    assert message in answer.err
+
+
+def test_log_can_be_cut(chain):
+    lines = chain("log", "j2").out.splitlines()
+    assert "j2: numbers.change_all version 1" in lines[0]
+    assert chain("log", "j2", "-n", "2").out.splitlines() == lines[-2:]
+    assert chain("log", "j2", "--json").out.startswith("{")
+
+
+def test_graph_is_a_tree(chain):
+    lines = chain("graph").out.splitlines()
+    assert [line.lstrip(" └├─│").split()[0] for line in lines] == ["p", "j1", "j2", "j3"]
+    assert "also from j1" in lines[3]
+    assert lines[3].index("j3") > lines[2].index("j2") > lines[1].index("j1")
+
+
+def test_graph_as_json_has_edges(chain):
+    graph = chain("graph", "--json").json
+    edges = {(edge["source"], edge["target"], edge["port"]) for edge in graph["edges"]}
+    assert edges == {("j1", "j2", "numbers"), ("j2", "j3", "numbers"), ("j1", "j3", "more")}
+
+
+def test_index_is_made_anew(chain, tmp_path):
+    (tmp_path / "p/project.db").unlink()
+    assert chain("reindex").out == "3 jobs\n"
+    assert len(chain("jobs", "--json").json) == 3
+
+
+def test_deleting_asks_first_and_keeps_the_record(chain):
+    assert chain("delete", "j3").code != 0
+    assert chain("show", "j3", "--json").json["status"] == "done"
+    assert chain("delete", "j3", "--yes").code == 0
+    assert "done, deleted" in chain("jobs").out
+    assert chain("show", "d4").code == 2
+
+
+def test_protocols_are_listed_with_ports(toy):
+    lines = [line for line in toy("protocols", "numbers").out.splitlines() if "change_all" in line]
+    assert lines[0].split("  ")[-1] == "numbers, rest (numbers)"
+    (described,) = toy("protocols", "change_all", "--json").json
+    assert described["inputs"]["more"]["optional"] is True
+
+
+def test_schema_is_json(toy):
+    schema = toy("schema", "numbers.make_row").json
+    assert schema["params"]["properties"]["step_angst"]["unit"] == "Å"
+    assert schema["outputs"]["numbers"]["kind"] == "numbers"
+    assert toy("schema", "numbers.make").code == 2
+
+
+def test_broken_plugin_is_named_and_the_rest_works(toy, tmp_path, monkeypatch):
+    info = tmp_path / "x" / "verglas_broken-1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: verglas-broken\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[verglas.plugins]\nbroken = verglas_broken\n")
+    (tmp_path / "x" / "verglas_broken.py").write_text("raise OSError('no licence')\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "x"))
+    answer = toy("protocols", "numbers")
+    assert answer.code == 0
+    assert "verglas_broken cannot be imported: OSError: no licence" in answer.err
+
+
+def test_doctor_finds_this_machine_fit(toy):
+    answer = toy("doctor", "--quick", "--json")
+    assert answer.code == 0
+    states = {finding["what"]: finding["state"] for finding in answer.json}
+    assert states["python"] == "good"
+    assert states["write access"] == "good"
+    assert "memory" in toy("doctor", "--quick").out
+
+
+def test_new_refuses_a_project_that_is_there(toy):
+    answer = toy("new", "p")
+    assert answer.code == 2
+    assert "is a project already" in answer.err
