@@ -6,23 +6,8 @@ import sys
 import pytest
 
 HEAVY = ("torch", "polars", "distributed", "numba", "scipy", "matplotlib", "numpy")
-COMMANDS = [
-    "new",
-    "demo",
-    "run",
-    "jobs",
-    "show",
-    "log",
-    "graph",
-    "export",
-    "import",
-    "protocols",
-    "schema",
-    "reindex",
-    "doctor",
-    "process",
-    "simulate",
-]
+START = ("demo", "new", "process", "run", "protocols", "schema", "simulate")
+COMMANDS = (*START, "jobs", "show", "log", "graph", "export", "import", "reindex", "doctor")
 
 
 def heavy_modules_after(code):
