@@ -19,7 +19,8 @@ from verglas.algorithms._ctf_model import (
     evaluate,
     normal_equations,
     objective,
-    per_pixel,
+    per_cell,
+    pixel_phase,
     prepare,
     shell_sums,
 )
@@ -82,8 +83,9 @@ def _minimise(problem: Problem, point: Tensor, *, free: Tensor, n_steps: int) ->
 
 def _overdispersion(problem: Problem, model: Model, n_independent: float) -> Tensor:
     """Weights that make shells with a systematic misfit count no more than they deserve."""
-    count = shell_sums(torch.ones_like(problem.power), problem.shell_end)
-    excess = shell_sums(problem.power * model.inverse - 1.0, problem.shell_end)
+    count = shell_sums(problem.count, problem.shell_end)
+    misfit = (problem.power * model.inverse - 1.0) * problem.count
+    excess = shell_sums(misfit, problem.shell_end)
     variance = excess.square() * n_independent / count.clamp(min=1.0)
     kernel = torch.ones(1, 1, 11).to(variance) / 11.0
     padded = torch.nn.functional.pad(variance[None, None], (5, 5), mode="replicate")
@@ -149,12 +151,16 @@ def refine_ctf(
     model = evaluate(problem, point)
     _, fisher = normal_equations(problem, model, point)
     evidence = _ringless_objective(problem, point[m:]) - objective(problem, model, point)
-    back = torch.argsort(problem.order)
+    values = dict(zip(initial, point[:m].tolist(), strict=True))
+    background, envelope = (
+        problem.unit * per_cell(problem, curve).double()[problem.cell]
+        for curve in (model.background, model.envelope)
+    )
     return WhittleFit(
-        values=dict(zip(initial, point[:m].tolist(), strict=True)),
+        values=values,
         covariance=torch.linalg.inv(fisher)[:m, :m],
         evidence=evidence,
-        phase=model.phase[back],
-        background=problem.unit * per_pixel(problem, model.background).double()[back],
-        envelope=problem.unit * per_pixel(problem, model.envelope).double()[back],
+        phase=pixel_phase(spectrum, optics, values),
+        background=background,
+        envelope=envelope,
     )
