@@ -68,6 +68,25 @@ def test_inputs_are_given_as_handle_or_data_set(project):
     assert project.run("numbers.raise_power", numbers=made.output()).id == first.id
 
 
+def test_output_of_the_name_of_the_port_is_taken_from_a_job_with_several(project):
+    made = project.run("numbers.make_range", count=8)
+    screened = project.run("numbers.screen_large", numbers=made, below=3)
+    assert values(project.run("numbers.raise_power", numbers=screened).output()) == [0, 1, 4]
+    rest = project.run("numbers.raise_power", numbers=f"{screened.id}.rejected")
+    assert values(rest.output()) == [9, 16, 25, 36, 49]
+    with pytest.raises(PortError, match="more than one output"):
+        project.run("numbers.join_sets", sets=[screened])
+
+
+def test_seed_goes_to_the_protocol_if_it_has_one(project):
+    made = project.run("numbers.make_range", count=8)
+    job = project.run("numbers.screen_large", numbers=made, seed=7)
+    assert job.metrics["seed"] == 7.0
+    assert job.record.seed == 0
+    job = project.run("numbers.raise_power", numbers=made, seed=7)
+    assert job.record.seed == 7
+
+
 def test_port_that_takes_many_gets_a_list(project):
     project.run("numbers.make_range", count=2)
     project.run("numbers.make_range", count=3)

@@ -208,6 +208,31 @@ def run_split(ctx: Context, params: NoParams, inputs: Numbers) -> Parts:
     return Parts(sets=[ctx.select(inputs.numbers, part) for part in parts])
 
 
+class Screened(Ports):
+    """Numbers that were kept and numbers that were not."""
+
+    rejected: DataSet = port(NUMBERS)
+    numbers: DataSet = port(NUMBERS)
+
+
+class ScreenParams(Params):
+    """What to keep."""
+
+    below: int = param(5, help="Numbers below are kept.")
+    seed: int = param(0, ge=0, help="Of nothing, but of this name.")
+
+
+@protocol("numbers.screen_large", version=1, label="Screen large numbers")
+def run_screen(ctx: Context, params: ScreenParams, inputs: Numbers) -> Screened:
+    ctx.metric("seed", params.seed)
+    rows = inputs.numbers.rows()
+    is_kept = pl.col("x_value") < params.below
+    return Screened(
+        numbers=ctx.select(inputs.numbers, rows.filter(is_kept)),
+        rejected=ctx.select(inputs.numbers, rows.filter(~is_kept)),
+    )
+
+
 class CallParams(Params):
     """What to call."""
 
@@ -232,7 +257,7 @@ def number_registry() -> Registry:
     """Register the protocols of this module."""
     registry = Registry()
     for run in (
-        run_make, run_power, run_sum, run_ask, run_join, run_split, run_call, run_break,
+        run_make, run_power, run_sum, run_ask, run_join, run_split, run_call, run_break, run_screen,
     ):  # fmt: skip
         spec = spec_of(run)
         registry.protocols[spec.id] = spec

@@ -77,6 +77,12 @@ def test_chunk_that_asks_for_two_cores_runs_alone(project, tmp_path):
     assert {threads for *_, threads in lines(log)} == {"2"}
 
 
+def test_single_chunk_gets_all_cores(project, tmp_path):
+    log = tmp_path / "log"
+    project.run("numbers.raise_power", numbers="j1", chunk=12, side_log=str(log))
+    assert {threads for *_, threads in lines(log)} == {"2"}
+
+
 def test_two_jobs_at_once_share_the_cores(project, tmp_path):
     log = tmp_path / "log"
     options = {"numbers": "j1", "chunk": 2, "pause_s": 0.1, "side_log": str(log), "wait": False}

@@ -29,7 +29,7 @@ def find_job(store: Store, ref: "JobRef") -> JobRecord:
     return store.job(ref if isinstance(ref, int) else parse_id(ref, prefix="j"))
 
 
-def find_dataset(store: Store, ref: DataSetRef, kind: "Kind | None" = None) -> int:
+def find_dataset(store: Store, ref: DataSetRef, kind: "Kind | None" = None, port: str = "") -> int:
     """Return the number of the data set that a reference means.
 
     Args:
@@ -37,6 +37,7 @@ def find_dataset(store: Store, ref: DataSetRef, kind: "Kind | None" = None) -> i
         ref: `d41`, `j12.particles`, `j12.maps[2]` (counted from 1), `j12` where only one output
             fits, or a data set of the project.
         kind: wanted, to choose among the outputs of `j12`.
+        port: that is to be filled; of several outputs of the kind the one of its name is taken.
     """
     from verglas.model import DataSet
 
@@ -53,6 +54,7 @@ def find_dataset(store: Store, ref: DataSetRef, kind: "Kind | None" = None) -> i
     outputs = [o for o in record.outputs if match["port"] in (None, o.port)]
     if match["port"] is None and kind is not None and len(outputs) > 1:
         outputs = [output for output in outputs if output.kind == kind.id]
+        outputs = [output for output in outputs if output.port == port] or outputs
     if match["index"] is not None:
         outputs = outputs[int(match["index"]) - 1 : int(match["index"])]
     if len(outputs) != 1:

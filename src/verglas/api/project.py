@@ -150,17 +150,20 @@ class Project:
             wait: return when the job has ended and raise if it failed; else it runs in a thread.
             resume: go on with an equal job that was not finished.
             force: run anew even if an equal job is done.
-            seed: of everything random in the job.
+            seed: of everything random in the job; a protocol's own `seed` if it has one.
             label: name for people.
             placement: where chunks run.
             show: takes progress updates.
-            params: parameters and inputs whose names are taken by the arguments above.
+            params: further parameters and inputs, of any name.
             values: parameters, and inputs by the name of their port: `d41`, `j12.particles`,
                 `j12`, a job, a data set, or a list of these.
         """
         from verglas.api.run import RunOptions, make_order, run_order
 
-        values = {**(params or {}), **values}
+        own = self.protocol(protocol_id).params.model_fields
+        if "seed" in own and seed:
+            values, seed = {"seed": seed, **values}, 0
+        values = {**values, **(params or {})}
         order = make_order(self, protocol_id, values, seed=seed, label=label)
         return run_order(self, order, RunOptions(wait, resume, force, placement, show))
 

@@ -81,7 +81,7 @@ def make_order(
     params = spec.params(**{name: value for name, value in values.items() if name not in ports})
     given = {name: _as_list(values[name]) for name in ports if values.get(name) is not None}
     links = tuple(
-        Input(port=name, dataset=find_dataset(project.store, ref, ports[name].kind))
+        Input(port=name, dataset=find_dataset(project.store, ref, ports[name].kind, name))
         for name, refs in given.items()
         for ref in refs
     )

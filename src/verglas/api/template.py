@@ -126,7 +126,7 @@ def replay(
         }
         values = {**node.params, **linked, **overrides.get(node.name, {})}
         jobs[node.name] = project.run(
-            node.protocol, **{"label": node.label, "seed": node.seed, **options, **values}
+            node.protocol, params=values, **{"label": node.label, "seed": node.seed, **options}
         )
     return jobs
 

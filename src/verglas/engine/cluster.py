@@ -255,6 +255,8 @@ class SiteCluster:
     accepted, since a scheduler runs whatever it is sent.
     """
 
+    n_cores = 1  # of a worker, as far as is known
+
     def __init__(self, address: str, *, tls: Tls | None = None) -> None:
         host = address.partition("://")[2].rpartition(":")[0].strip("[]")
         if host not in (_LOOPBACK, "localhost", "::1") and tls is None:

@@ -73,7 +73,9 @@ Report: TypeAlias = Callable[[ev.ChunkEvent], None]
 
 
 class Executor(Protocol):
-    """Runs units somewhere."""
+    """Runs units somewhere; `n_cores` are there for a step that has few chunks."""
+
+    n_cores: int
 
     def capacity(self, *, cpus: int, gpus: int) -> int:
         """Say how many such chunks can run at once; at least 1."""
@@ -98,6 +100,8 @@ class Executor(Protocol):
 
 class InProcessExecutor:
     """Runs one chunk after the other in the thread that waits for them: tests, tiny jobs."""
+
+    n_cores = 1
 
     def __init__(self) -> None:
         self._queue: deque[tuple[Unit, Report]] = deque()

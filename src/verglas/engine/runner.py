@@ -156,6 +156,9 @@ class _OpenStep:
         self.failed: dict[str, ev.ChunkFailed] = {}
         self.table = work.folder / "chunks" / self.name / f".rows-{work.plan.identity}.parquet"
         self.function = function_path(work.fn)
+        # counted over all chunks and not the missing ones: a resumed job must give equal bits
+        spare = runner._executor.n_cores // max(1, len(self.chunks))
+        self.cpus = max(work.cpus, spare)
         reused = sum(self.chunks[key].n_rows for key in done)
         self.progress = StepProgress(
             runner.job, self.name, work.plan.table.height, reused, runner._show
@@ -169,8 +172,7 @@ class _OpenStep:
         if n_missing:
             log.info("%s", reason)
             self._write_table()
-            work = self.work
-            window = 2 * self.runner._executor.capacity(cpus=work.cpus, gpus=work.gpus)
+            window = 2 * self.runner._executor.capacity(cpus=self.cpus, gpus=self.work.gpus)
         opened = ev.StepOpened(self.name, tuple(self.chunks), self.done, window)
         self._follow(self.runner.tell(opened))
         while self.name in self.runner.state.steps:
@@ -243,7 +245,7 @@ class _OpenStep:
             n_rows=chunk.n_rows,
             kwargs=work.kwargs,
             seed=work.seed,
-            cpus=work.cpus,
+            cpus=self.cpus,
             gpus=work.gpus,
             attempt=attempt,
         )
