@@ -146,7 +146,8 @@ def model_fsc(
         pixel_size_angst: of the map.
         generator: of the random phases, on the CPU.
         model_pixel_size_angst: of the model; default that of the map.
-        align: search settings; `symmetry` is that of the map about its own axes.
+        align: search settings; `symmetry` is that of the map about its own axes. The pixel
+            size is never fitted for the number to quote.
         mask: how the mask is made from the model.
         fsc: settings of the control.
         fit_pixel_size: also find the map's pixel size that the model prefers.
@@ -162,7 +163,7 @@ def model_fsc(
         mask=mask.build(model, pixel_size_angst=model_angst),
         pixel_size_angst=pixel_size_angst,
         model_pixel_size_angst=model_angst,
-        align=align or AlignConfig(),
+        align=replace(align or AlignConfig(), fit_pixel_size=False),
     )
     found = pair.search()
     pose = found.best.pose
