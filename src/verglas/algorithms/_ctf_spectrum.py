@@ -32,8 +32,8 @@ class TileSpectrum:
         x_per_angst, y_per_angst: `[n]`, frequency of each pixel.
         step_per_angst: spacing of the frequencies.
         n_independent: independent periodogram values that one pixel stands for.
-        power_image: `[t, t//2+1]`, the whole unshifted spectrum, for display.
-        n_tiles: tiles averaged.
+        tile_power: `[t, n]`, the same for each tile, over the tile's mean power.
+        tile_centre_angst: `[t, 2]` (x, y), from the centre of the image.
     """
 
     power: Tensor
@@ -41,8 +41,8 @@ class TileSpectrum:
     y_per_angst: Tensor
     step_per_angst: float
     n_independent: float
-    power_image: Tensor
-    n_tiles: int
+    tile_power: Tensor
+    tile_centre_angst: Tensor
 
     @property
     def radius_per_angst(self) -> Tensor:
@@ -57,6 +57,7 @@ class TileSpectrum:
             power=self.power[keep],
             x_per_angst=self.x_per_angst[keep],
             y_per_angst=self.y_per_angst[keep],
+            tile_power=self.tile_power[:, keep],
         )
 
 
@@ -87,49 +88,52 @@ def tile_spectrum(
     clipped = clip_outliers(image.float(), n_sigma=6.0)[None]
     power = tile_periodograms(clipped, tile_px=tile, step_px=tile // 2)[0]
     n_rows, n_columns = power.shape[:2]
+    centre = _tile_centres((n_rows, n_columns), (image.shape[0], image.shape[1]), tile)
     power = power.flatten(0, 1)
     # total power is variance: blank and masked tiles are left out
     variance = power.mean(dim=(1, 2))
-    power = power[variance >= 0.25 * variance.median()]
+    used = variance >= 0.25 * variance.median()
+    power = power[used]
     looks = len(power) / (n_rows * n_columns)
     for count in (n_rows, n_columns):
         looks *= count / (1.0 + 2.0 * _HANN_OVERLAP_CORRELATION * (count - 1) / count)
-    return _select_band(
-        power.mean(dim=0, dtype=torch.float64),
-        step_per_angst=1.0 / (tile * pixel_size_angst),
-        band_per_angst=(min_per_angst, max_per_angst),
+    step = 1.0 / (tile * pixel_size_angst)
+    rows, columns, x, y = _band_pixels(tile, step, (min_per_angst, max_per_angst), image.device)
+    tile_power = power[:, rows, columns]
+    return TileSpectrum(
+        power=tile_power.mean(dim=0, dtype=torch.float64),
+        x_per_angst=x,
+        y_per_angst=y,
+        step_per_angst=step,
         n_independent=looks / _HANN_FREQUENCY_CORRELATION**2,
-        n_tiles=len(power),
+        tile_power=tile_power / tile_power.mean(dim=1, keepdim=True),
+        tile_centre_angst=centre.to(image.device)[used] * pixel_size_angst,
     )
 
 
-def _select_band(
-    power_image: Tensor,
-    *,
-    step_per_angst: float,
-    band_per_angst: tuple[float, float],
-    n_independent: float,
-    n_tiles: int,
-) -> TileSpectrum:
-    """List the pixels of the half plane between two radii and off the axes."""
-    height, width = power_image.shape
-    device = power_image.device
-    y = torch.fft.fftfreq(height, 1.0 / height, dtype=torch.float64, device=device)
-    x = torch.arange(width, dtype=torch.float64, device=device)
+def _tile_centres(grid: tuple[int, int], shape: tuple[int, int], tile: int) -> Tensor:
+    """Centres (x, y) of an even lattice of tiles from the centre of the image, pixels: `[t, 2]`."""
+    y, x = (
+        torch.linspace(-0.5, 0.5, count, dtype=torch.float64) * (extent - tile)
+        if count > 1
+        else torch.zeros(1, dtype=torch.float64)
+        for count, extent in zip(grid, shape, strict=True)
+    )
+    return torch.stack([x.expand(len(y), -1), y[:, None].expand(-1, len(x))], dim=-1).flatten(0, 1)
+
+
+def _band_pixels(
+    tile: int, step_per_angst: float, band_per_angst: tuple[float, float], device: torch.device
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Rows, columns and frequencies (x, y) of the half plane between two radii, off the axes."""
+    y = torch.fft.fftfreq(tile, 1.0 / tile, dtype=torch.float64, device=device)
+    x = torch.arange(tile // 2 + 1, dtype=torch.float64, device=device)
     radius = torch.hypot(x[None, :], y[:, None]) * step_per_angst
     lower, upper = band_per_angst
-    keep = (radius >= lower) & (radius <= min(upper, 0.5 * height * step_per_angst))
+    keep = (radius >= lower) & (radius <= min(upper, 0.5 * tile * step_per_angst))
     keep &= (x[None, :] >= 2) & (y[:, None].abs() >= 2)
     rows, columns = keep.nonzero(as_tuple=True)
-    return TileSpectrum(
-        power=power_image[rows, columns],
-        x_per_angst=x[columns] * step_per_angst,
-        y_per_angst=y[rows] * step_per_angst,
-        step_per_angst=step_per_angst,
-        n_independent=n_independent,
-        power_image=power_image,
-        n_tiles=n_tiles,
-    )
+    return rows, columns, x[columns] * step_per_angst, y[rows] * step_per_angst
 
 
 def polar_average(

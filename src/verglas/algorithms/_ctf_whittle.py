@@ -38,7 +38,9 @@ class WhittleFit:
         values: of the parameters by name; units as in `refine_ctf`.
         covariance: in the order of `values`.
         evidence: log-likelihood gained over a spectrum without rings, in nats.
-        phase, background, envelope: `[n]`, chi, b and e of each pixel in the spectrum's order.
+        phase, background, amplitude, weight: `[n]`, of each pixel in the spectrum's order: chi, b,
+            height of the rings (loss by motion included), independent values it counts for.
+        cell: `[n]`, number of the small cell that each pixel was averaged in.
     """
 
     values: dict[str, float]
@@ -46,7 +48,9 @@ class WhittleFit:
     evidence: float
     phase: Tensor
     background: Tensor
-    envelope: Tensor
+    amplitude: Tensor
+    weight: Tensor
+    cell: Tensor
 
     def error(self, name: str) -> float:
         """Standard error of one parameter."""
@@ -152,15 +156,14 @@ def refine_ctf(
     _, fisher = normal_equations(problem, model, point)
     evidence = _ringless_objective(problem, point[m:]) - objective(problem, model, point)
     values = dict(zip(initial, point[:m].tolist(), strict=True))
-    background, envelope = (
-        problem.unit * per_cell(problem, curve).double()[problem.cell]
-        for curve in (model.background, model.envelope)
-    )
+    background = problem.unit * per_cell(problem, model.background)
     return WhittleFit(
         values=values,
         covariance=torch.linalg.inv(fisher)[:m, :m],
         evidence=evidence,
         phase=pixel_phase(spectrum, optics, values),
-        background=background,
-        envelope=envelope,
+        background=background.double()[problem.cell],
+        amplitude=problem.unit * model.amplitude.double()[problem.cell],
+        weight=per_cell(problem, problem.weight).double()[problem.cell],
+        cell=problem.cell,
     )

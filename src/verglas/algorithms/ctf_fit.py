@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from verglas.algorithms._ctf_gradient import Gradient, fit_gradient
 from verglas.algorithms._ctf_picture import spectrum_picture
 from verglas.algorithms._ctf_quality import (
     RingProfile,
@@ -77,6 +78,9 @@ class CtfFit:
         drift_angst, drift_angle_deg: uniform motion that explains weaker rings in one direction.
         aberration_fit_mm, aberration_error_mm: spherical aberration that the rings ask for, NaN
             without rings. A wrong pixel size or voltage shows here too.
+        slope_x, slope_y: change of the mean defocus per Å along x and y (a tilted specimen); at
+            a point it is the mean plus slope times distance from the centre of the image.
+        slope_error: standard error of either.
         profile: equi-phase average and its agreement with the model.
         ctf2, background: `[s]`, squared CTF and power below the rings along the profile.
         picture: `[p, p]` uint8, measured spectrum beside the fitted rings.
@@ -96,6 +100,9 @@ class CtfFit:
     drift_angle_deg: float
     aberration_fit_mm: float
     aberration_error_mm: float
+    slope_x: float
+    slope_y: float
+    slope_error: float
     profile: RingProfile
     ctf2: Tensor
     background: Tensor
@@ -216,7 +223,7 @@ def _profile(
     return ring_profile(
         radius,
         spectrum.power / fit.background - 1.0,
-        fit.envelope / fit.background * fit.phase.sin().square(),
+        fit.amplitude / fit.background * fit.phase.sin().square(),
         step_per_angst=spectrum.step_per_angst,
         ring_per_angst2=ring_per_angst2,
     )
@@ -242,6 +249,9 @@ def _summarise(
         if has_rings
         else (math.nan, math.nan)
     )
+    slope = (
+        fit_gradient(spectrum, fit, optics=optics) if has_rings else Gradient(0.0, 0.0, math.inf)
+    )
     half, angle_deg = _polar(values["astigmatism_cos"], values["astigmatism_sin"])
     motion, drift_angle_deg = _polar(values["motion_cos"], values["motion_sin"])
     shell = (spectrum.radius_per_angst / spectrum.step_per_angst).round().long()
@@ -263,6 +273,9 @@ def _summarise(
         drift_angle_deg=drift_angle_deg,
         aberration_fit_mm=aberration[0],
         aberration_error_mm=aberration[1],
+        slope_x=slope.slope_x,
+        slope_y=slope.slope_y,
+        slope_error=slope.error,
         profile=profile,
         ctf2=_ctf2_along(profile.radius_per_angst, values, optics),
         background=background[nearest.clamp(int(shell.min()), int(shell.max()))],

@@ -228,6 +228,9 @@ _CTF = (
         low=0,
     ),
     Column("drift_angle_deg", _FLOAT, "Direction of that motion, from +x towards +y."),
+    Column("defocus_slope_x", _FLOAT, "Change of the defocus per Å along x, from a tilt."),
+    Column("defocus_slope_y", _FLOAT, "Change of the defocus per Å along y, from a tilt."),
+    Column("defocus_slope_error", _FLOAT, "Standard error of either slope.", low=0),
     Column("ring_evidence", _FLOAT, "Log-likelihood of Thon rings against none, nats."),
     Column(
         "spherical_aberration_fit_mm", _FLOAT, "Spherical aberration that the Thon rings ask for."

@@ -163,6 +163,24 @@ def test_contradicting_sizes_are_refused(wrong):
         ExtractParams(**wrong)
 
 
+@pytest.mark.parametrize("local", [True, False])
+def test_slope_of_the_defocus_reaches_each_particle(tmp_path, local):
+    inputs = _inputs(tmp_path, 1)
+    slope = inputs.micrographs.rows(["item_id"]).with_columns(
+        defocus_slope_x=pl.lit(0.1), defocus_slope_y=pl.lit(-0.2)
+    )
+    inputs = Inputs(
+        coordinates=inputs.coordinates, micrographs=inputs.micrographs.with_columns(slope)
+    )
+    params = PARAMS.model_copy(update={"local_defocus": local})
+    rows = run(LocalContext(tmp_path), params, inputs).particles.rows()
+    x = rows["coord_x_angst"].to_numpy() - 519.0
+    y = rows["coord_y_angst"].to_numpy() - 479.0
+    expected = 15150.0 + (0.1 * x - 0.2 * y if local else np.zeros(len(x)))
+    np.testing.assert_allclose(rows["defocus_u_angst"].to_numpy(), expected)
+    assert "defocus_slope_x" not in rows.columns
+
+
 def test_shift_of_the_positions_is_kept(tmp_path):
     inputs = _inputs(tmp_path, 1)
     shifted = inputs.coordinates.rows(["item_id"]).with_columns(

@@ -10,6 +10,9 @@ direction by motion of more than `max_drift_angst`: at 25 Å of motion a twentie
 10 Å is left in that direction. An image without any believable ring counts as the lowest
 frequency of the band and so is rejected. The rings also tell the spherical aberration; if it
 contradicts the given one, a warning asks to check pixel size, voltage and aberration.
+
+A tilted specimen changes its defocus across the image. The slope is measured from the tiles and
+kept in `defocus_slope_x` and `defocus_slope_y`; extraction gives each particle its own defocus.
 """
 
 import math
@@ -114,6 +117,9 @@ def _as_row(item_id: int, fit: "CtfFit", picture: str) -> dict[str, object]:
     return {
         "item_id": item_id,
         **{name: float(getattr(fit, name)) for name in _SCALARS},
+        "defocus_slope_x": fit.slope_x,
+        "defocus_slope_y": fit.slope_y,
+        "defocus_slope_error": fit.slope_error if fit.has_rings else None,
         "ring_evidence": fit.evidence,
         "spherical_aberration_fit_mm": fit.aberration_fit_mm if fit.has_rings else None,
         "spherical_aberration_error_mm": fit.aberration_error_mm if fit.has_rings else None,

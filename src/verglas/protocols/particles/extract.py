@@ -29,6 +29,7 @@ __all__ = ["ExtractParams", "Inputs", "Outputs", "cut", "run"]
 
 _CTF = ("defocus_u_angst", "defocus_v_angst", "defocus_angle_deg", "phase_shift_deg")
 _OPTICS = ("pixel_size_angst", "voltage_kv", "spherical_aberration_mm", "amplitude_contrast")
+_SLOPE = ("defocus_slope_x", "defocus_slope_y", "image_width_px", "image_height_px")
 _SHIFTS = ("shift_x_angst", "shift_y_angst")
 _BACKGROUND_OVER_DIAMETER = 1.25
 _WIDEST_BACKGROUND = 0.46  # of the box: a rim of background must be left
@@ -52,6 +53,9 @@ class ExtractParams(Params):
     invert: bool = param(True, help="Change the sign, for micrographs with dark particles.")
     flip_phases: bool = param(
         False, help="Multiply by the sign of the CTF; not for refinement, which does it better."
+    )
+    local_defocus: bool = param(
+        True, help="Give each particle the defocus of its place where the slope was measured."
     )
     ramp: bool = param(True, advanced=True, help="Take out a sloping background.")
     dust_sigma: float = param(
@@ -240,23 +244,39 @@ def _work(inputs: Inputs, *, flip: bool) -> pl.DataFrame:
     return work
 
 
-def _particle_rows(inputs: Inputs, cut_rows: pl.DataFrame) -> pl.DataFrame:
-    """Join what the particles inherit from their positions and micrographs.
+def _at_place(rows: pl.DataFrame) -> pl.DataFrame:
+    """Add the micrograph's slope of defocus times the distance from its centre."""
+    change = pl.lit(0.0)
+    for axis, size in (("x", "image_width_px"), ("y", "image_height_px")):
+        centre = 0.5 * (pl.col(size) - 1) * pl.col("pixel_size_angst")
+        change += pl.col(f"defocus_slope_{axis}") * (pl.col(f"coord_{axis}_angst") - centre)
+    change = change.fill_null(0.0)
+    return rows.with_columns(pl.col("defocus_u_angst", "defocus_v_angst") + change)
 
-    A shift that the positions bring with them is added to the rest of the whole pixel.
-    """
-    coordinates = inputs.coordinates.rows()
-    micrographs = inputs.micrographs
+
+def _add_shifts(rows: pl.DataFrame, coordinates: pl.DataFrame) -> pl.DataFrame:
+    """Add the shifts that the positions bring with them to the rest of the whole pixel."""
+    known = [name for name in _SHIFTS if name in coordinates.columns]
+    old = coordinates.select("item_id", *(pl.col(name).alias(f"old_{name}") for name in known))
+    rows = rows.join(old, on="item_id", how="left", maintain_order="left")
+    rows = rows.with_columns(pl.col(name) + pl.col(f"old_{name}").fill_null(0.0) for name in known)
+    return rows.drop(f"old_{name}" for name in known)
+
+
+def _particle_rows(inputs: Inputs, cut_rows: pl.DataFrame, *, local: bool) -> pl.DataFrame:
+    """Join what the particles inherit from their positions and micrographs."""
+    coordinates, micrographs = inputs.coordinates.rows(), inputs.micrographs
     names = ["optics_group", *(name for name in _CTF if name in micrographs.columns)]
-    inherited = micrographs.rows(["item_id", *names]).rename({"item_id": "micrograph_id"})
-    shifts = [name for name in _SHIFTS if name in coordinates.columns]
-    coordinates = coordinates.rename({name: f"old_{name}" for name in shifts})
-    dropped = [name for name in (*names, *cut_rows.columns) if name != "item_id"]
-    coordinates = coordinates.drop(dropped, strict=False)
-    rows = cut_rows.join(coordinates, on="item_id", how="left", maintain_order="left")
+    has_slope = local and {"defocus_u_angst", *_SLOPE} <= set(micrographs.columns)
+    extra = (*_SLOPE, "pixel_size_angst") if has_slope else ()
+    inherited = micrographs.rows(["item_id", *names, *extra]).rename({"item_id": "micrograph_id"})
+    rows = _add_shifts(cut_rows, coordinates)
+    dropped = [name for name in (*names, *extra, *rows.columns) if name != "item_id"]
+    kept = coordinates.drop(dropped, strict=False)
+    rows = rows.join(kept, on="item_id", how="left", maintain_order="left")
     rows = rows.join(inherited, on="micrograph_id", how="left", maintain_order="left")
-    rows = rows.with_columns(pl.col(name) + pl.col(f"old_{name}").fill_null(0.0) for name in shifts)
-    rows = rows.drop(f"old_{name}" for name in shifts)
+    if has_slope:
+        rows = _at_place(rows).drop(extra)
     return rows.with_columns(source_id=pl.col("item_id"))
 
 
@@ -302,5 +322,5 @@ def run(ctx: Context, params: ExtractParams, inputs: Inputs) -> Outputs:
     )
     ctx.metric("n_particles", made.height)
     ctx.metric("box_px", config.output_px)
-    rows = _particle_rows(inputs, made)
+    rows = _particle_rows(inputs, made, local=params.local_defocus)
     return Outputs(particles=ctx.dataset(PARTICLES, rows, optics=optics, source=inputs.coordinates))
