@@ -4,14 +4,15 @@ Every step is a job. A step whose job is done with equal parameters and inputs i
 again, so that the same call on the same project goes on where it stopped.
 """
 
+import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from verglas.api.single_particle import STEPS
 from verglas.api.template import Node, Template, load_template
-from verglas.core.errors import ParamsError, UserError
+from verglas.core.errors import ParamsError, UserError, VerglasError
 from verglas.engine.progress import OnProgress, silent
 from verglas.project.record import JobStatus
 
@@ -21,11 +22,14 @@ if TYPE_CHECKING:
     from verglas.engine.placement import Placement
     from verglas.model import DataSet
 
-__all__ = ["ProcessResult", "StepResult", "check_workflow", "process"]
+__all__ = ["ProcessResult", "StepResult", "Watch", "check_workflow", "process"]
+
+log = logging.getLogger(__name__)
 
 _HALVES = ("half_map_1_path", "half_map_2_path")
 _IMAGE_COLUMNS = ("image_path", *_HALVES, "mask_path")
 _MOST_PATHS = 10
+_MODEL_RESOLUTION = "fsc_05_angst"
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,7 @@ class ProcessResult:
     half_maps: tuple[Path, ...] = ()
     resolution_angst: float | None = None
     model_resolution_angst: float | None = None
+    report: Path | None = None
     jobs: dict[str, "Job"] = field(default_factory=dict, repr=False)
 
     def as_json(self) -> dict[str, Any]:
@@ -91,6 +96,7 @@ class ProcessResult:
             "half_maps": [str(path) for path in self.half_maps],
             "resolution_angst": self.resolution_angst,
             "model_resolution_angst": self.model_resolution_angst,
+            "report": None if self.report is None else str(self.report),
             "seconds": round(sum(step.seconds for step in self.steps), 3),
             "steps": [step.as_json() for step in self.steps],
         }
@@ -158,6 +164,7 @@ def process(
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
     placement: "Placement | None" = None,
     watch: Watch | None = None,
+    report: Path | None = None,
 ) -> ProcessResult:
     """Run the steps of a workflow one after the other; what is done already is not run again.
 
@@ -167,6 +174,7 @@ def process(
         overrides: parameters by name of the step.
         placement: where chunks run.
         watch: who is told of progress.
+        report: page to write about these jobs at the end; none where left out.
     """
     template = check_workflow(project, workflow, overrides)
     watch = watch or Watch()
@@ -187,7 +195,19 @@ def process(
         steps.append(_sum_up(node, job, is_reused=job.number in known))
         watch.ended(steps[-1])
         _check_result(node, job)
-    return _collect(project, steps, jobs)
+    result = _collect(project, steps, jobs)
+    return result if report is None else replace(result, report=_report(project, report, jobs))
+
+
+def _report(project: "Project", path: Path, jobs: Mapping[str, "Job"]) -> Path | None:
+    """Write the page; without it the result is as good, so what is wrong is only told."""
+    from verglas.api.report import write_report
+
+    try:
+        return write_report(project, path, jobs=[job.number for job in jobs.values()])
+    except VerglasError as error:
+        log.warning("the report could not be written: %s", error)
+        return None
 
 
 def _links(node: Node, jobs: Mapping[str, "Job"]) -> dict[str, list[str]]:
@@ -264,7 +284,7 @@ def _collect(
         halves = [row[half] for half in _HALVES if row.get(half)] or halves
         resolution = row.get("resolution_angst") or resolution
     if "fsc" in jobs:
-        value = jobs["fsc"].metrics.get("model_resolution_angst")
+        value = jobs["fsc"].metrics.get(_MODEL_RESOLUTION)
         model_resolution = float(value) if isinstance(value, int | float) else None
     return ProcessResult(
         project=project.root,

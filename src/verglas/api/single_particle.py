@@ -12,9 +12,10 @@ from typing import Any
 
 __all__ = ["STEPS", "Settings", "Step", "quantities", "single_particle_template"]
 
-BOX_OVER_DIAMETER = 1.9
+BOX_OVER_DIAMETER = 1.8
 """The CTF spreads a particle by wavelength x defocus / resolution, 56 Å at 300 kV, 2 µm and 7 Å;
-with 0.45 diameters of room on each side the box keeps that for particles of 130 Å."""
+with 0.4 diameters of room on each side the box keeps nearly all of that for 130 Å particles; a
+larger one would lose more particles at the borders of small images."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,13 @@ STEPS: tuple[Step, ...] = (
         {"volumes": "postprocess.volumes"},
         {"atoms": "atoms"},
         only="atoms",
+    ),
+    Step(
+        "truth",
+        "volumes.fsc",
+        "compare the map with the true one",
+        {"volumes": "postprocess.volumes", "reference": "simulate.volume"},
+        only="simulated",
     ),
 )
 

@@ -1,7 +1,7 @@
 """A job as a line, a page and JSON."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from verglas.cli._console import out, warn
 from verglas.cli._failures import CANCELLED, FAILED, JobEnded
@@ -22,6 +22,8 @@ __all__ = [
     "summary_text",
 ]
 
+Result = TypeVar("Result")
+
 STATUS_STYLE = {
     "done": "green",
     "failed": "red",
@@ -33,12 +35,12 @@ STATUS_STYLE = {
 }
 
 
-def run_explained(project: "Project", call: Callable[[], "Job"]) -> "Job":
-    """Run a job; if it is the job that fails and not the command, say which and how to go on.
+def run_explained(project: "Project", call: Callable[[], Result]) -> Result:
+    """Run jobs; if it is a job that fails and not the command, say which and how to go on.
 
     Args:
-        project: in which it runs.
-        call: runs it and waits.
+        project: in which they run.
+        call: runs them and waits.
     """
     from verglas.project.record import JobStatus, now
 

@@ -20,7 +20,7 @@ from verglas.cli.process import (
 )
 from verglas.core.errors import UserError
 
-__all__ = ["run_demo"]
+__all__ = ["find_demo_data", "real_settings", "run_demo", "simulated_settings"]
 
 _DATA = "data/apoferritin"
 _SOURCE = "https://www.ebi.ac.uk/empiar/EMPIAR-10146"
@@ -71,7 +71,7 @@ def run_demo(
     The same command goes on where it was stopped.
     """
     name = "demo-simulated" if is_simulated else "demo-project"
-    settings = _simulated(n_micrographs) if is_simulated else _real(n_micrographs)
+    settings = simulated_settings(n_micrographs) if is_simulated else real_settings(n_micrographs)
     workflow = single_particle_template(settings)
     with open_or_make(project_path or Path(name)) as project:
         changed = read_overrides(project, workflow, overrides or [])
@@ -104,7 +104,7 @@ def find_demo_data() -> Path:
     )
 
 
-def _real(n_micrographs: int | None) -> Settings:
+def real_settings(n_micrographs: int | None) -> Settings:
     folder = find_demo_data()
     files = [str(path.resolve()) for path in sorted(folder.glob("*.tif"))][:n_micrographs]
     err().print(f"{len(files)} micrographs of apoferritin, EMPIAR-10146 (CC0)", markup=False)
@@ -120,7 +120,7 @@ def _real(n_micrographs: int | None) -> Settings:
     )
 
 
-def _simulated(n_micrographs: int | None) -> Settings:
+def simulated_settings(n_micrographs: int | None) -> Settings:
     simulate = dict(SIMULATED)
     if n_micrographs is not None:
         simulate["n_micrographs"] = n_micrographs

@@ -11,7 +11,19 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from verglas.cli import demo, doctor, exchange, graph, jobs, process, protocols, run, show, simulate
+from verglas.cli import (
+    demo,
+    doctor,
+    exchange,
+    graph,
+    jobs,
+    process,
+    protocols,
+    report,
+    run,
+    show,
+    simulate,
+)
 from verglas.cli._console import set_up_logging, warn
 from verglas.cli._failures import errors_explained
 
@@ -84,6 +96,7 @@ app.command("jobs", rich_help_panel=LOOK)(jobs.list_jobs)
 app.command("show", rich_help_panel=LOOK)(show.show_thing)
 app.command("log", rich_help_panel=LOOK)(jobs.show_log)
 app.command("graph", rich_help_panel=LOOK)(graph.show_graph)
+app.command("report", rich_help_panel=LOOK)(report.write_page)
 app.command("import", rich_help_panel=DATA)(exchange.import_file)
 app.command("export", rich_help_panel=DATA)(exchange.export_data)
 app.add_typer(simulate.app, name="simulate", rich_help_panel=DATA)

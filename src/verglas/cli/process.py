@@ -134,18 +134,19 @@ def run_workflow(
     """Run a workflow with a line for each step and a bar for what is going on."""
     from verglas.api.process import Watch, process
 
-    result: list[ProcessResult] = []
     with progress_shown() as show:
         watch = Watch(progress=show, started=_say_start, ended=_say_end)
-
-        def call() -> Any:
-            result.append(
-                process(project, workflow, overrides=overrides, placement=placement, watch=watch)
-            )
-            return None
-
-        run_explained(project, call)
-    return result[0]
+        return run_explained(
+            project,
+            lambda: process(
+                project,
+                workflow,
+                overrides=overrides,
+                placement=placement,
+                watch=watch,
+                report=project.root / "report.html",
+            ),
+        )
 
 
 def finish(result: "ProcessResult", result_file: Path | None) -> None:
@@ -180,6 +181,7 @@ def print_result(result: "ProcessResult") -> None:
         "half maps": ", ".join(map(str, result.half_maps)),
         "resolution": _angst(result.resolution_angst, "half maps, FSC 0.143"),
         "against model": _angst(result.model_resolution_angst, "FSC 0.5"),
+        "report": result.report,
         "project": result.project,
     }
     out().print()
@@ -276,7 +278,9 @@ def _counts(items: Mapping[str, int]) -> str:
 
 
 def _key_number(step: "StepResult") -> str:
-    return next((metric_text(name, value) for name, value in step.numbers.items()), "")
+    """Choose the first number that is not a count, which the items say already."""
+    numbers = {name: value for name, value in step.numbers.items() if not name.startswith("n_")}
+    return next((metric_text(name, value) for name, value in numbers.items()), "")
 
 
 def _angst(value: float | None, meaning: str) -> str:

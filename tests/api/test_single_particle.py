@@ -1,0 +1,59 @@
+"""The single-particle workflow as data."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from verglas.api.process import check_workflow
+from verglas.api.project import Project
+from verglas.api.single_particle import STEPS, Settings, quantities, single_particle_template
+from verglas.core.registry import load_registry
+
+SETTINGS = Settings(pixel_size_angst=1.5, diameter_angst=130.0, symmetry="O", files=("a.mrc",))
+VARIANTS = {
+    "real": SETTINGS,
+    "with atoms": replace(SETTINGS, atoms=Path("model.cif")),
+    "simulated": replace(SETTINGS, files=(), simulate={"n_micrographs": 2}),
+}
+
+
+def test_steps_depend_on_what_is_given():
+    names = {
+        name: [node["name"] for node in single_particle_template(settings)["nodes"]]
+        for name, settings in VARIANTS.items()
+    }
+    common = ["ctf", "pick", "extract", "classify", "select", "initial", "refine", "postprocess"]
+    assert names["real"] == ["import", *common]
+    assert names["with atoms"] == ["import", *common, "fsc"]
+    assert names["simulated"] == ["simulate", *common, "truth"]
+
+
+def test_box_holds_the_particle_and_most_of_what_the_ctf_spreads():
+    known = quantities(SETTINGS)
+    spread_angst = 0.0197 * 20000 / 7
+    assert known["box_angst"] >= SETTINGS.diameter_angst + 1.8 * spread_angst
+    assert known["box_angst"] <= 2 * SETTINGS.diameter_angst
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_protocols_have_the_parameters_and_ports_of_the_workflow(tmp_path, variant):
+    with Project.create(tmp_path / "p") as project:
+        template = check_workflow(project, single_particle_template(VARIANTS[variant]))
+    registry = load_registry()
+    outputs = {}
+    for node in template.nodes:
+        spec = registry.protocol(node.protocol)
+        outputs[node.name] = {name: port.kind.id for name, port in spec.output_ports().items()}
+        inputs = spec.input_ports()
+        for port, links in node.inputs.items():
+            for link in links:
+                source, _, output = link.partition(".")
+                assert outputs[source][output] == inputs[port].kind.id
+        needed = {name for name, port in inputs.items() if not port.optional}
+        assert needed <= set(node.inputs)
+
+
+def test_every_step_takes_known_quantities():
+    known = quantities(SETTINGS)
+    assert {quantity for step in STEPS for quantity in step.takes.values()} <= set(known)
