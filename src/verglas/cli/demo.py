@@ -105,6 +105,7 @@ def find_demo_data() -> Path:
 
 
 def real_settings(n_micrographs: int | None) -> Settings:
+    """Say what is known of the real micrographs: acquisition, diameter and symmetry."""
     folder = find_demo_data()
     files = [str(path.resolve()) for path in sorted(folder.glob("*.tif"))][:n_micrographs]
     err().print(f"{len(files)} micrographs of apoferritin, EMPIAR-10146 (CC0)", markup=False)
@@ -121,6 +122,7 @@ def real_settings(n_micrographs: int | None) -> Settings:
 
 
 def simulated_settings(n_micrographs: int | None) -> Settings:
+    """Say what the simulated micrographs are like."""
     simulate = dict(SIMULATED)
     if n_micrographs is not None:
         simulate["n_micrographs"] = n_micrographs
