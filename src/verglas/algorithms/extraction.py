@@ -15,7 +15,9 @@ from verglas.kernels.crop import normalise_boxes, window_boxes
 from verglas.kernels.ctf import evaluate_ctf
 from verglas.kernels.fourier import fourier_resize2, irfft2, rfft2, rfft_grid
 
-__all__ = ["ExtractConfig", "Extracted", "extract_boxes", "flip_phases"]
+__all__ = ["ExtractConfig", "Extracted", "extract_boxes", "flip_phases", "replace_dust"]
+
+_BATCH = 64  # boxes that stay in the cache while they are worked on
 
 
 @dataclass(frozen=True)
@@ -116,12 +118,23 @@ def _background(boxes: Tensor, radius_px: float) -> tuple[Tensor, Tensor]:
     return mean, square.sqrt()
 
 
-def _replace_dust(image: Tensor, n_sigma: float, generator: torch.Generator) -> Tensor:
-    """Put noise in place of pixels far from the level of the whole micrograph."""
-    level, spread = robust_level(image)
-    is_dust = (image - level).abs() > n_sigma * spread
-    noise = torch.randn(int(is_dust.sum()), generator=generator, device=image.device)
-    cleaned = image.clone()
+def replace_dust(
+    images: Tensor, level: float, spread: float, *, n_sigma: float, generator: torch.Generator
+) -> Tensor:
+    """Put noise in place of pixels far from a level.
+
+    Args:
+        images: any shape.
+        level, spread: of the whole micrograph, see `grey_levels.robust_level`.
+        n_sigma: pixels farther than this many spreads are replaced.
+        generator: for the noise, on the device of the images.
+    """
+    is_dust = (images - level).abs() > n_sigma * spread
+    n_dust = int(is_dust.sum())
+    if not n_dust:
+        return images
+    noise = torch.randn(n_dust, generator=generator, device=images.device)
+    cleaned = images.clone()
     cleaned[is_dust] = level + spread * noise
     return cleaned
 
@@ -144,25 +157,33 @@ def extract_boxes(
     check_range("output_px", config.output_px, ge=2)
     check_range("background_radius_px", config.background_radius_px, gt=0)
     image = image.float()
-    if config.dust_sigma > 0:
-        image = _replace_dust(image, config.dust_sigma, generator)
+    level, spread = robust_level(image) if config.dust_sigma > 0 else (0.0, 0.0)
     centre = position_px.round().long()
-    boxes, is_inside = window_boxes(image, centre, box=config.box_px)
+    windows, is_inside = window_boxes(image, centre, box=config.box_px)
     within = ((centre >= 0) & (centre < torch.tensor(image.shape[::-1]).to(centre))).all(dim=1)
     index = torch.nonzero(within if config.keep_border else is_inside).flatten()
-    boxes = boxes[index]
-    mean, std = _background(boxes, config.background_radius_px)
-    scale = config.output_px / config.box_px
-    if len(boxes):
-        if config.invert:
-            boxes = -boxes
-        if config.output_px != config.box_px:
-            # a level background has no step at the edge that would ring
-            boxes = normalise_boxes(boxes, radius_px=config.background_radius_px, ramp=config.ramp)
-            boxes = fourier_resize2(boxes, shape=(config.output_px, config.output_px))
-        boxes = normalise_boxes(
-            boxes, radius_px=config.background_radius_px * scale, ramp=config.ramp
-        )
-    else:
-        boxes = boxes.new_zeros(0, config.output_px, config.output_px)
-    return Extracted(boxes, index, (centre - position_px)[index], mean, std)
+    images = windows.new_empty(len(index), config.output_px, config.output_px)
+    background = windows.new_empty(2, len(index))
+    for first in range(0, len(index), _BATCH):
+        part = slice(first, first + _BATCH)
+        boxes = windows[index[part]]
+        if config.dust_sigma > 0:
+            boxes = replace_dust(
+                boxes, level, spread, n_sigma=config.dust_sigma, generator=generator
+            )
+        background[:, part] = torch.stack(_background(boxes, config.background_radius_px))
+        images[part] = _scaled(boxes, config)
+    return Extracted(images, index, (centre - position_px)[index], background[0], background[1])
+
+
+def _scaled(boxes: Tensor, config: ExtractConfig) -> Tensor:
+    """Invert, rescale and normalise boxes."""
+    radius = config.background_radius_px
+    if config.invert:
+        boxes = -boxes
+    if config.output_px != config.box_px:
+        # a level background has no step at the edge that would ring
+        boxes = normalise_boxes(boxes, radius_px=radius, ramp=config.ramp)
+        boxes = fourier_resize2(boxes, shape=(config.output_px, config.output_px))
+        radius *= config.output_px / config.box_px
+    return normalise_boxes(boxes, radius_px=radius, ramp=config.ramp)

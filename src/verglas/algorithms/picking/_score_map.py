@@ -55,7 +55,8 @@ class Correlator:
 
     def transform(self, image: Tensor) -> Tensor:
         """Transform an image once for many kernels."""
-        return torch.fft.rfft2(image, s=self._padded)
+        image_ft: Tensor = torch.fft.rfft2(image, s=self._padded)
+        return image_ft
 
     def correlate(self, image_ft: Tensor, kernel: Tensor) -> Tensor:
         """Sum of kernel times image about every pixel; the kernel is odd-sized and centred."""
@@ -84,7 +85,8 @@ def gaussian_kernel(sigma_px: float, device: torch.device) -> Tensor:
 def log_kernel(diameter_px: float, half: int, device: torch.device) -> Tensor:
     """Negative Laplacian of a Gaussian that answers most to a disc of the given diameter."""
     reduced = 4.0 * (radius_grid(half, device) / diameter_px).square()
-    return (1.0 - reduced) * torch.exp(-reduced)
+    kernel: Tensor = (1.0 - reduced) * torch.exp(-reduced)
+    return kernel
 
 
 def _valid_pixels(image: Tensor, shape: tuple[int, int]) -> Tensor:

@@ -106,11 +106,15 @@ def _cut_one(
     """Cut the boxes of one micrograph."""
     import torch
 
-    from verglas.algorithms.extraction import extract_boxes, flip_phases
+    from verglas.algorithms.extraction import extract_boxes, flip_phases, replace_dust
+    from verglas.algorithms.grey_levels import robust_level
 
     if flip:
-        numbers = {name: row[name] for name in (*_CTF, *_OPTICS)}
-        image = flip_phases(image, **numbers)
+        if config.dust_sigma > 0:
+            level, spread = robust_level(image)
+            n_sigma = config.dust_sigma
+            image = replace_dust(image, level, spread, n_sigma=n_sigma, generator=generator)
+        image = flip_phases(image, **{name: row[name] for name in (*_CTF, *_OPTICS)})
     positions = torch.tensor([row["coord_x_angst"], row["coord_y_angst"]], dtype=torch.float64).T
     positions = positions / row["pixel_size_angst"]
     return extract_boxes(image, positions.to(image.device), config=config, generator=generator)
