@@ -52,7 +52,7 @@ class AlignConfig:
         diameter_angst: of the object; default 2/3 of the smaller box.
         order: HEALPix order of the coarse grid, step 60 / 2^order degrees.
         candidates: rotations of each hand refined after the coarse search.
-        max_shift_angst: default a quarter of the reference's box.
+        max_shift_angst: default a quarter of the diameter.
         finest_angst: no component finer than this is used; default two pixels.
         fit_pixel_size: refine the moving map's pixel size too; give the cleaner map as the
             moving one, else the factor is drawn to where the other's noise is lower.
@@ -154,7 +154,7 @@ def _coarse_poses(problem: _Problem, *, mirrored: bool) -> list[MapPose]:
         sampler,
         rotations,
         mirrored=mirrored,
-        max_shift_angst=config.max_shift_angst or band.length_angst / 4,
+        max_shift_angst=config.max_shift_angst or problem.diameter_angst / 4,
     )
     operators = symmetry_operators(config.symmetry)
     best = distinct_best(
