@@ -92,7 +92,7 @@ def _radial_template(image: PickingImage, position_px: Tensor, half: int) -> Ten
     inside &= (centre[:, 0] < width - half) & (centre[:, 1] < height - half)
     centre = centre[inside]
     if not len(centre):
-        return torch.zeros(half + 1)
+        return torch.zeros(half + 1, device=image.values.device)
     windows = image.values.unfold(0, 2 * half + 1, 1).unfold(1, 2 * half + 1, 1)
     average = windows[centre[:, 1] - half, centre[:, 0] - half].mean(dim=0)
     ring = radius_grid(half, average.device).round().long().flatten()
@@ -150,15 +150,15 @@ def pick_particles(image: Tensor, *, pixel_size_angst: float, config: LogPickCon
     chosen = position[: max(_LEAST_SEEDS, round(_SEED_SHARE * room))]
     floor = _NOISE_SIGMA / math.sqrt(math.pi * half * half)
     profile = log_kernel(small.diameter_px, half, score.device)[half, half:]
-    split = split_heights(height.numpy(), floor=floor)
+    split = split_heights(height.cpu().numpy(), floor=floor)
     for _ in range(config.n_rounds):
         if len(chosen) < 3:
             break
         profile = _radial_template(small, chosen, half)
         score = matcher.score(_draw(profile, half))
         position, height = _peaks(score, small, matcher, config)
-        split = split_heights(height.numpy(), floor=floor)
-        n_chosen = max(_LEAST_SEEDS, int(np.sum(height.numpy() >= split.threshold)))
+        split = split_heights(height.cpu().numpy(), floor=floor)
+        n_chosen = max(_LEAST_SEEDS, int(np.sum(height.cpu().numpy() >= split.threshold)))
         chosen = position[:n_chosen]
     step_angst = config.max_diameter_angst / small.diameter_px
     keep = height >= split.threshold + config.threshold_shift * split.noise_std

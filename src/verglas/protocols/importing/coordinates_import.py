@@ -183,6 +183,8 @@ def _gather(files: list[Path], params: CoordinatesParams, pixel: float) -> pl.Da
 def _assign(ctx: Context, rows: pl.DataFrame, micrographs: pl.DataFrame) -> pl.DataFrame:
     """Find the micrograph of each position; say which positions have none."""
     stems = dict(zip(map(_stem, micrographs["image_path"]), micrographs["item_id"], strict=True))
+    if len(stems) < micrographs.height:
+        ctx.warn("some micrographs have equal names in different folders: the last one is used")
     ids = pl.Series(_match(rows["micrograph"].to_list(), stems), dtype=pl.Int64)
     rows = rows.with_columns(micrograph_id=ids)
     strangers = rows.filter(pl.col("micrograph_id").is_null())
