@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from tests.source import ROOT
+
 HEAVY = ("torch", "polars", "distributed", "numba", "scipy", "matplotlib", "numpy")
 START = ("demo", "new", "process", "run", "protocols", "schema", "simulate")
 COMMANDS = (*START, "jobs", "show", "log", "graph", "export", "import", "reindex", "doctor")
@@ -44,6 +46,12 @@ def test_every_command_has_help(cli, command):
     answer = cli(command, "--help")
     assert answer.code == 0
     assert "Usage: verglas" in answer.out
+
+
+def test_command_page_is_up_to_date():
+    script = str(ROOT / "tools" / "make_command_page.py")
+    done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_version_is_that_of_the_package(cli):

@@ -58,7 +58,7 @@ def run_demo(
         Path | None,
         typer.Option(
             metavar="CSV",
-            help="Positions to compare the picks with: micrograph, x_px, y_px.",
+            help="Picks to compare with: columns micrograph, x and y, in pixels.",
             show_default=False,
         ),
     ] = None,
