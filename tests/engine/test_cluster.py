@@ -123,8 +123,7 @@ def test_killed_worker_costs_only_its_chunk(project, tmp_path):
     workers()[0].kill()
     assert job.wait(30).status is JobStatus.DONE
     assert values(job.output()) == [i * i for i in range(12)]
-    assert n_runs(log, "start") <= 13
-    assert n_runs(log, "end") == 12
+    assert 12 <= n_runs(log, "end") <= n_runs(log, "start") <= 13
 
 
 def test_cancelling_stops_running_chunks_at_once_and_resuming_goes_on(project, tmp_path):
@@ -142,7 +141,8 @@ def test_cancelling_stops_running_chunks_at_once_and_resuming_goes_on(project, t
     time.sleep(0.4)
     assert n_runs(log, "end") == finished, "a chunk went on after the cancel"
     project.run("numbers.raise_power", **options)
-    assert n_runs(log, "end") == 12
+    in_flight = 2  # they may have ended, but for the rename of their result
+    assert 12 <= n_runs(log, "end") <= 12 + in_flight
 
 
 def test_progress_counts_parts_of_running_chunks(project):

@@ -34,8 +34,9 @@ except JobCancelled as stop:
 """
 
 
-@pytest.mark.parametrize("where", ["here", "workers"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("where", "number"), [("here", signal.SIGTERM), ("workers", signal.SIGINT)]
+)
 def test_signal_cancels_cleanly_and_the_job_resumes(tmp_path, where, number):
     root, log = tmp_path / "p", tmp_path / "log"
     with Project.create(root, registry=number_registry()) as project:
@@ -61,5 +62,5 @@ def test_signal_cancels_cleanly_and_the_job_resumes(tmp_path, where, number):
         project.resume(job, placement=Placement("in_process"))
         assert job.status is JobStatus.DONE
         n_reused = job.record.steps[0].reused
-        assert n_reused >= n_ends - 1, "at most the one whose result was not yet in place"
+        assert n_reused >= n_ends - 2, "at most those whose result was not yet in place"
         assert n_runs(log, "start") - n_starts == 12 - n_reused

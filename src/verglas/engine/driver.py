@@ -107,9 +107,7 @@ def run_job(store: Store, request: JobRequest) -> JobRecord:
     return record
 
 
-def _carry_out(
-    store: Store, request: JobRequest, runner: JobRunner
-) -> dict[str, list[DataSet]] | None:
+def _carry_out(store: Store, request: JobRequest, runner: JobRunner) -> dict[str, list[DataSet]]:
     """Call the protocol and store its outputs; all errors become ours."""
     record, spec = request.record, request.spec
     folder = store.folder(record)
@@ -125,7 +123,7 @@ def _carry_out(
         seed=record.seed,
         identity=_identity(request),
     )
-    try:
+    with _border(request, runner):
         runner.check_cancelled()
         outputs = spec.run(context, request.params, request.inputs)
         if not isinstance(outputs, spec.outputs):
@@ -134,6 +132,14 @@ def _carry_out(
             )
         stored = store_outputs(outputs, _output_base(store, record))
         runner.tell(ev.Returned())
+    return stored
+
+
+@contextmanager
+def _border(request: JobRequest, runner: JobRunner) -> Iterator[None]:
+    """Tell the state machine how the protocol ended, and make every error one of ours."""
+    try:
+        yield
     except Parked as parked:
         runner.tell(ev.Asked(parked.question.name))
         raise
@@ -153,7 +159,6 @@ def _carry_out(
         text, is_user_error = explain(problem)
         log.error("%s", traceback.format_exc())
         raise (UserError if is_user_error else EngineError)(text) from problem
-    return stored
 
 
 def _tell_raised(runner: JobRunner, problem: Exception) -> None:
