@@ -22,6 +22,11 @@ PICK_DISTANCE_ANGST = 30.0
 """A pick farther from every true position is wrong: 20 pixels of 1.5 Å."""
 
 _SUFFIX = r"(?i)\.(mrcs?|tiff?|png|jpe?g|eer)$"
+_MAP_NUMBERS = {
+    "fsc_05_angst": "map_to_truth_05_angst",
+    "fsc_0143_angst": "map_to_truth_0143_angst",
+    "half_0143_angst": "half_maps_0143_angst",
+}
 _POSITION = ("coord_x_angst", "coord_y_angst")
 _EULER = ("angle_rot_deg", "angle_tilt_deg", "angle_psi_deg")
 
@@ -42,6 +47,10 @@ def compare_with_truth(jobs: Mapping[str, "Job"], *, symmetry: str) -> dict[str,
     }
     if "refine" in jobs:
         numbers |= pose_errors(jobs["refine"].output("particles").rows(), particles, symmetry)
+    if "truth" in jobs:
+        metrics = jobs["truth"].metrics
+        known = {key: name for key, name in _MAP_NUMBERS.items() if key in metrics}
+        numbers |= {name: float(metrics[key]) for key, name in known.items()}
     return numbers
 
 

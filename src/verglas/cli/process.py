@@ -176,7 +176,7 @@ def print_result(result: "ProcessResult") -> None:
     print_table("", columns, rows, right=("time",))
     total_s = sum(step.seconds for step in result.steps)
     facts = {
-        "time": duration_text(total_s),
+        "time": f"{duration_text(result.elapsed_s)}, all steps {duration_text(total_s)}",
         "map": result.map,
         "half maps": ", ".join(map(str, result.half_maps)),
         "resolution": _angst(result.resolution_angst, "half maps, FSC 0.143"),
