@@ -1,9 +1,7 @@
 """Agreement of maps with models."""
 
 import dataclasses
-import gzip
 
-import gemmi
 import numpy as np
 import pytest
 import torch
@@ -11,8 +9,10 @@ import torch
 from tests.algorithms.blobs import asymmetric_points, blob_map, with_noise
 from tests.source import ROOT
 from verglas.algorithms.map_align import AlignConfig
+from verglas.algorithms.map_fsc import masked_fsc
 from verglas.algorithms.model_fsc import model_fsc
 from verglas.algorithms.resample import MapPose, resample_volume
+from verglas.io import atoms as io_atoms
 from verglas.io.mrc import read_mrc
 from verglas.kernels.filters import apply_b_factor
 from verglas.kernels.so3 import pose_distance_deg, random_rotations
@@ -63,8 +63,6 @@ def test_model_lies_on_the_map_in_the_right_hand(mirrored_map):
 def test_resolution_equals_that_of_the_right_answer(mirrored_map):
     _, noisy, volume, found = mirrored_map
     # shell correlation of the map with its own noise-free self, same mask
-    from verglas.algorithms.map_fsc import masked_fsc
-
     best = masked_fsc(noisy, volume, found.mask, pixel_size_angst=PIXEL, generator=generator())
     expected = best.resolution_angst(best.masked, 0.5)
     assert found.resolution_05_angst == pytest.approx(expected, rel=0.03)
@@ -109,17 +107,10 @@ def read_atoms(name):
     path = SHARED / "models" / name
     if not path.exists():
         pytest.skip(f"needs {path}")
-    with gzip.open(path, "rt") as file:
-        structure = gemmi.read_pdb_string(file.read()) if ".pdb" in name else None
-    structure = structure or gemmi.read_structure(str(path))
-    structure.remove_hydrogens()
-    sites = [
-        (atom.pos.tolist(), atom.element.atomic_number, atom.b_iso, atom.occ)
-        for chain in structure[0]
-        for residue in chain
-        for atom in residue
-    ]
-    return Atoms.from_arrays(*(np.array(column) for column in zip(*sites, strict=True)))
+    found = io_atoms.read_atoms(path)
+    return Atoms.from_arrays(
+        found.positions_angst, found.elements, found.b_factors_angst2, found.occupancies
+    )
 
 
 @pytest.mark.data
@@ -183,3 +174,30 @@ def test_octahedral_ferritin_map_finds_its_model(mirrored):
     assert found.other_hand_05_angst > 1.5 * found.resolution_05_angst
     control = found.fsc.randomised[found.fsc.random_from_shell + 2 :]
     assert float(control.abs().mean()) < 0.1
+
+
+@pytest.mark.data
+def test_ferritins_of_two_species_lie_on_each_other_without_symmetry_given():
+    # a hollow shell, searched in all orientations; other box, pixel size and B factors
+    turn = random_rotations(1, generator=generator(9))[0]
+    horse, human = (centred(read_atoms(name)) for name in ("6z6u.pdb.gz", "7a4m.cif.gz"))
+    model = potential_volume(horse, box_px=120, pixel_size_angst=1.5)
+    volume = potential_volume(
+        transformed(human, turn.numpy()), box_px=150, pixel_size_angst=1.2, b_factor_angst2=100.0
+    )
+    found = model_fsc(
+        volume,
+        model,
+        pixel_size_angst=1.2,
+        model_pixel_size_angst=1.5,
+        generator=generator(),
+        align=AlignConfig(diameter_angst=130.0),
+    )
+    pose = found.alignment.best.pose
+    # both files have the 4-folds along x, y and z
+    home = torch.eye(3, dtype=torch.float64)[None]
+    between = (pose.rotation_map_to_ref @ turn)[None]
+    assert float(pose_distance_deg(between, home, symmetry_operators("O"))[0]) < 0.1
+    assert not pose.mirrored
+    assert found.alignment.hand_difference > 0.5
+    assert found.resolution_05_angst < 4

@@ -312,6 +312,10 @@ def _doubts(fsc: MaskedFsc, mask: Tensor, resolution_angst: float) -> list[str]:
             "the half maps correlate up to Nyquist: the pixel size limits the resolution, "
             "or the halves are not independent"
         )
+    if float(mask.mean()) > 0.5:
+        doubts.append(
+            f"the mask covers {100 * float(mask.mean()):.0f} % of the box: it may outline noise"
+        )
     if float(mask.mean()) < 0.005:
         doubts.append(f"the mask covers only {100 * float(mask.mean()):.2f} % of the box")
     return doubts
