@@ -185,21 +185,13 @@ def masked_fsc(
     unmasked = shell_curve(first, second)
     masked = shell_curve(without_offset(first, mask), without_offset(second, mask))
     random_from = _first_below(unmasked, config.randomise_below)
+    randomised = masked
     if random_from < len(unmasked):
         controls = [
-            shell_curve(
-                *(
-                    without_offset(
-                        randomise_phases(volume, from_shell=random_from, generator=generator), mask
-                    )
-                    for volume in (first, second)
-                )
-            )
+            _control(first, second, mask, from_shell=random_from, generator=generator)
             for _ in range(config.n_random)
         ]
         randomised = torch.stack(controls).mean(0)
-    else:
-        randomised = masked
     return MaskedFsc(
         frequencies_per_angst=torch.arange(len(unmasked), dtype=torch.float64)
         / (box * pixel_size_angst),
@@ -211,6 +203,17 @@ def masked_fsc(
         box=box,
         pixel_size_angst=pixel_size_angst,
     )
+
+
+def _control(
+    first: Tensor, second: Tensor, mask: Tensor, *, from_shell: int, generator: torch.Generator
+) -> Tensor:
+    """Correlate what the mask makes of two maps without common phases."""
+    random = [
+        randomise_phases(volume, from_shell=from_shell, generator=generator)
+        for volume in (first, second)
+    ]
+    return shell_curve(*(without_offset(volume, mask) for volume in random))
 
 
 def _first_below(curve: Tensor, threshold: float) -> int:

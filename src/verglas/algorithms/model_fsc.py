@@ -178,22 +178,22 @@ def model_fsc(
         config=fsc,
     )
     rescaled = pair.rescale(pose) if fit_pixel_size else None
+    other_05, rescaled_05 = math.inf, None
+    if found.other:
+        other_05 = pair.resolution_05_angst(found.other.pose)
+    if rescaled:
+        factor = rescaled.pose.pixel_size_factor
+        rescaled_05 = pair.resolution_05_angst(rescaled.pose) * factor
     return ModelFsc(
         fsc=curves,
         resolution_05_angst=curves.resolution_angst(curves.masked, 0.5),
         resolution_0143_angst=curves.resolution_angst(curves.masked, 0.143),
         resolution_corrected_05_angst=curves.resolution_angst(curves.corrected, 0.5),
         resolution_unmasked_05_angst=curves.resolution_angst(curves.unmasked, 0.5),
-        other_hand_05_angst=(
-            pair.resolution_05_angst(found.other.pose) if found.other else math.inf
-        ),
+        other_hand_05_angst=other_05,
         alignment=found,
         mask=moved_mask,
         model=moved,
         rescaled=rescaled,
-        rescaled_05_angst=(
-            pair.resolution_05_angst(rescaled.pose) * rescaled.pose.pixel_size_factor
-            if rescaled
-            else None
-        ),
+        rescaled_05_angst=rescaled_05,
     )

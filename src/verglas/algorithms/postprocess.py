@@ -195,6 +195,8 @@ def _chosen_b_factor(
     fit: GuinierFit, config: PostprocessConfig, resolution_angst: float
 ) -> tuple[float, list[str]]:
     """Decide which B factor to apply, and say why if it is not the fitted one."""
+    if not math.isfinite(resolution_angst):
+        return 0.0, []
     if config.b_factor_angst2 is not None:
         return config.b_factor_angst2, []
     span = f"between {config.fit_from_angst:g} and {resolution_angst:.2f} Å"
@@ -270,17 +272,8 @@ def postprocess(
         to_angst=resolution,
         min_shells=config.min_fit_shells,
     )
-    has_signal = math.isfinite(resolution)
-    b_factor, why = _chosen_b_factor(guinier, config, resolution) if has_signal else (0.0, [])
-    # A map of noise is shown as it is, blurred, rather than as zeros.
-    volume = sharpen(
-        mean,
-        signal if has_signal else torch.ones_like(signal),
-        b_factor_angst2=b_factor,
-        low_pass_angst=config.low_pass_angst
-        or (resolution if has_signal else config.mask.low_pass_angst),
-        pixel_size_angst=pixel_size_angst,
-    )
+    b_factor, why = _chosen_b_factor(guinier, config, resolution)
+    volume = _filtered(mean, signal, b_factor, config, resolution, pixel_size_angst)
     return Postprocessed(
         volume=volume,
         mask=mask,
@@ -292,6 +285,26 @@ def postprocess(
         guinier=guinier,
         b_factor_angst2=b_factor,
         notes=(*notes, *why),
+    )
+
+
+def _filtered(
+    mean: Tensor,
+    signal: Tensor,
+    b_factor_angst2: float,
+    config: PostprocessConfig,
+    resolution_angst: float,
+    pixel_size_angst: float,
+) -> Tensor:
+    """Sharpen; a map of noise is shown as it is, blurred, rather than as zeros."""
+    has_signal = math.isfinite(resolution_angst)
+    fallback = resolution_angst if has_signal else config.mask.low_pass_angst
+    return sharpen(
+        mean,
+        signal if has_signal else torch.ones_like(signal),
+        b_factor_angst2=b_factor_angst2,
+        low_pass_angst=config.low_pass_angst or fallback,
+        pixel_size_angst=pixel_size_angst,
     )
 
 
