@@ -146,3 +146,30 @@ def test_new_refuses_a_project_that_is_there(toy):
     answer = toy("new", "p")
     assert answer.code == 2
     assert "is a project already" in answer.err
+
+
+def test_workflow_is_replayed_on_other_data(chain, tmp_path):
+    assert "3 steps in flow.json" in chain("graph", "--write-template", "flow.json").out
+    chain("new", "other")
+    again = ("replay", "flow.json", "--project", "other", "--workers", "0", "--json", "-")
+    answer = chain(*again, "--set", "make_row.count=3")
+    assert answer.code == 0
+    steps = answer.json["steps"]
+    assert [step["name"] for step in steps] == ["make_row", "squares", "change_all"]
+    assert steps[1]["items_in"] == {"numbers": 3}
+    assert all(step["reused"] for step in chain(*again, "--set", "make_row.count=3").json["steps"])
+
+
+def test_template_of_a_part_needs_its_free_inputs(chain, tmp_path):
+    from verglas.api.project import Project
+
+    with Project.open("p") as project:
+        project.export_template("part.json", jobs=["j2"])
+    answer = chain("replay", "part.json", "--workers", "0")
+    assert answer.code == 2
+    assert "needs a data set for 'numbers_d1' (numbers)" in answer.err
+    given = ("-i", "numbers_d1=d2", "--json", "-")
+    assert chain("replay", "part.json", "--workers", "0", *given).json["steps"][0]["items_in"] == {
+        "numbers": 2
+    }
+    assert chain("replay", "part.json", "-i", "numbers_d1").code == 2

@@ -8,7 +8,7 @@ import pytest
 from tests.source import ROOT
 
 HEAVY = ("torch", "polars", "distributed", "numba", "scipy", "matplotlib", "numpy")
-START = ("demo", "new", "process", "run", "protocols", "schema", "simulate")
+START = ("demo", "new", "process", "run", "replay", "protocols", "schema", "simulate")
 COMMANDS = (*START, "jobs", "show", "log", "graph", "export", "import", "reindex", "doctor")
 
 

@@ -6,14 +6,15 @@ again, so that the same call on the same project goes on where it stopped.
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from verglas.api.inputs import DataSetRef
 from verglas.api.single_particle import STEPS
 from verglas.api.template import Node, Template, load_template
-from verglas.core.errors import ParamsError, UserError, VerglasError
+from verglas.core.errors import ParamsError, PortError, UserError, VerglasError
 from verglas.engine.progress import OnProgress, silent
 from verglas.project.record import JobStatus
 
@@ -144,6 +145,7 @@ def check_workflow(
     project: "Project",
     workflow: Mapping[str, Any],
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    inputs: Mapping[str, DataSetRef] | None = None,
 ) -> Template:
     """Check all steps before the first one runs: protocols, parameters, names.
 
@@ -151,15 +153,17 @@ def check_workflow(
         project: whose protocols are used.
         workflow: template.
         overrides: parameters by name of the step, which replace those of the template.
+        inputs: data sets for the template's free inputs, by name.
 
     Returns:
         The template with the overrides in place.
     """
     template = load_template(workflow)
-    names = [node.name for node in template.nodes]
-    for name in overrides or {}:
-        if name not in names:
-            raise ParamsError(f"no step {name!r} in the workflow", f"it has {', '.join(names)}")
+    _check_names(overrides or {}, [node.name for node in template.nodes], "step")
+    _check_names(inputs or {}, list(template.free_inputs), "free input")
+    for name, kind in template.free_inputs.items():
+        if name not in (inputs or {}):
+            raise PortError(f"the workflow needs a data set for {name!r} ({kind}): got nothing")
     nodes = []
     for node in template.nodes:
         changed = {**node.params, **(overrides or {}).get(node.name, {})}
@@ -172,11 +176,19 @@ def check_workflow(
     return template.model_copy(update={"nodes": tuple(nodes)})
 
 
+def _check_names(given: Collection[str], known: list[str], what: str) -> None:
+    for name in given:
+        if name not in known:
+            names = ", ".join(known) or "none"
+            raise ParamsError(f"no {what} {name!r} in the workflow", f"it has {names}")
+
+
 def process(
     project: "Project",
     workflow: Mapping[str, Any],
     *,
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    inputs: Mapping[str, DataSetRef] | None = None,
     placement: "Placement | None" = None,
     watch: Watch | None = None,
     report: Path | None = None,
@@ -185,14 +197,15 @@ def process(
 
     Args:
         project: in which they run.
-        workflow: template without free inputs, as `single_particle_template` makes it.
+        workflow: template, as `single_particle_template` or `Project.export_template` make it.
         overrides: parameters by name of the step.
+        inputs: data sets for its free inputs, by name.
         placement: where chunks run.
         watch: who is told of progress.
         report: page to write about these jobs at the end; none where left out.
     """
     started_s = time.monotonic()
-    template = check_workflow(project, workflow, overrides)
+    template = check_workflow(project, workflow, overrides, inputs)
     watch = watch or Watch()
     jobs: dict[str, Job] = {}
     steps: list[StepResult] = []
@@ -201,7 +214,7 @@ def process(
         known = {record.number for record in project.records() if record.status is JobStatus.DONE}
         job = project.run(
             node.protocol,
-            params={**node.params, **_links(node, jobs)},
+            params={**node.params, **_links(node, jobs, inputs or {})},
             label=node.label,
             seed=node.seed,
             placement=placement,
@@ -227,11 +240,17 @@ def _report(project: "Project", path: Path, jobs: Mapping[str, "Job"]) -> Path |
         return None
 
 
-def _links(node: Node, jobs: Mapping[str, "Job"]) -> dict[str, list[str]]:
-    found = {}
+def _links(
+    node: Node, jobs: Mapping[str, "Job"], inputs: Mapping[str, DataSetRef]
+) -> dict[str, list[DataSetRef]]:
+    """Find the data sets that the links of a step mean."""
+    found: dict[str, list[DataSetRef]] = {}
     for port, links in node.inputs.items():
-        parts = [link.partition(".") for link in links]
-        found[port] = [f"{jobs[name].id}.{output}" for name, _, output in parts]
+        found[port] = []
+        for link in links:
+            name, _, output = link.partition(".")
+            is_free = link.startswith("$")
+            found[port].append(inputs[link[1:]] if is_free else f"{jobs[name].id}.{output}")
     return found
 
 

@@ -1,6 +1,9 @@
 """The command that shows how jobs follow from each other."""
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from verglas.cli._console import out, print_json
 from verglas.cli._options import AsJson, ProjectFolder, open_project
@@ -16,13 +19,29 @@ if TYPE_CHECKING:
 __all__ = ["show_graph"]
 
 
-def show_graph(project_path: ProjectFolder = None, as_json: AsJson = False) -> None:
+def show_graph(
+    project_path: ProjectFolder = None,
+    template_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--write-template",
+            metavar="FILE",
+            help="Write the finished jobs as a template for verglas replay.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Show jobs as a tree: below each the jobs that used what it made.
 
     A job with several parents stands below the last of them, which names the others.
     """
     with open_project(project_path) as project:
         graph, name = project.graph(), project.name
+        if template_file is not None:
+            template = project.export_template(template_file)
+            out().print(f"{len(template['nodes'])} steps in {template_file}", markup=False)
+            return
     if as_json:
         print_json(_as_json(graph))
         return

@@ -19,6 +19,7 @@ from verglas.cli import (
     jobs,
     process,
     protocols,
+    replay,
     report,
     run,
     show,
@@ -90,6 +91,7 @@ app.command("demo", rich_help_panel=START)(demo.run_demo)
 app.command("new", rich_help_panel=START)(jobs.make_project)
 app.command("process", rich_help_panel=START)(process.run_process)
 app.add_typer(run.app, name="run", rich_help_panel=WORK)
+app.command("replay", rich_help_panel=WORK)(replay.replay_template)
 app.command("protocols", rich_help_panel=WORK)(protocols.list_protocols)
 app.command("schema", rich_help_panel=WORK)(protocols.show_schema)
 app.command("jobs", rich_help_panel=LOOK)(jobs.list_jobs)

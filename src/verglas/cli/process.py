@@ -129,6 +129,7 @@ def run_workflow(
     workflow: Mapping[str, Any],
     overrides: Mapping[str, Mapping[str, Any]],
     *,
+    inputs: Mapping[str, Any] | None = None,
     placement: Any,
 ) -> "ProcessResult":
     """Run a workflow with a line for each step and a bar for what is going on."""
@@ -142,6 +143,7 @@ def run_workflow(
                 project,
                 workflow,
                 overrides=overrides,
+                inputs=inputs,
                 placement=placement,
                 watch=watch,
                 report=project.root / "report.html",
@@ -201,10 +203,11 @@ def read_overrides(
     project: "Project", workflow: Mapping[str, Any], typed: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
     """Read `step.parameter=value` by the types of the step's parameters."""
+    from verglas.api.template import load_template
     from verglas.cli._schema import parse_value
     from verglas.sdk.params import json_schema
 
-    protocols = {node["name"]: node["protocol"] for node in workflow["nodes"]}
+    protocols = {node.name: node.protocol for node in load_template(workflow).nodes}
     found: dict[str, dict[str, Any]] = {}
     for text in typed:
         target, equals, value = text.partition("=")
