@@ -1,19 +1,25 @@
 """Write a project as one page with all its pictures, in any state of the work."""
 
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from verglas.api._report_pictures import draw_job, draw_portrait
 from verglas.api.inputs import JobRef, find_job
 from verglas.core.errors import UserError
-from verglas.core.files import write_text
+from verglas.core.files import atomic_path, write_text
 from verglas.engine.environment import describe_environment
-from verglas.project.record import JobRecord
+from verglas.project.record import JobRecord, JobStatus
 from verglas.sdk.params import json_schema
 from verglas.viewers.graph import Node, draw_graph
+from verglas.viewers.methods import MethodStep, write_methods
 from verglas.viewers.page import Fact, Page, Param, StepView, render_page
+from verglas.viewers.picture import Picture
 from verglas.viewers.words import count_text, quantity_text, seconds_text, title_of
 
 if TYPE_CHECKING:
@@ -26,6 +32,36 @@ __all__ = ["write_report"]
 log = logging.getLogger(__name__)
 
 _NARROW_GRAPH_PX = 460
+_MODEL_NUMBERS = ("fsc_05_angst", "model_resolution_angst")
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What the page is made from, looked up once."""
+
+    project: "Project"
+    graph: "Graph"
+    records: list[JobRecord]
+    counts: Mapping[int, tuple[str, int]]
+    specs: "dict[str, ProtocolSpec | None]" = field(default_factory=dict)
+
+    def spec(self, protocol_id: str) -> "ProtocolSpec | None":
+        """Look up a protocol, which may be one of a plugin that is no longer there."""
+        if protocol_id not in self.specs:
+            try:
+                self.specs[protocol_id] = self.project.protocol(protocol_id)
+            except UserError:
+                self.specs[protocol_id] = None
+        return self.specs[protocol_id]
+
+    def label(self, record: JobRecord) -> str:
+        """Name a job for people."""
+        spec = self.spec(record.protocol)
+        return record.label or (spec.label if spec else record.protocol)
+
+    def done(self) -> list[JobRecord]:
+        """Jobs that have ended well, the last one first."""
+        return [r for r in reversed(self.records) if r.status is JobStatus.DONE]
 
 
 def write_report(project: "Project", path: Path, *, jobs: Sequence[JobRef] | None = None) -> Path:
@@ -42,75 +78,79 @@ def write_report(project: "Project", path: Path, *, jobs: Sequence[JobRef] | Non
     Returns:
         The path of the page.
     """
+    start = time.perf_counter()
     path = path.absolute()
     if path.suffix.lower() not in (".html", ".htm"):
         path = path / "report.html"
-    graph = project.graph()
-    records = _chosen(project, graph, jobs)
-    steps = [_step(project, graph, record) for record in records]
-    svg, is_narrow = _draw_workflow(project, graph, records)
+    content = _collect(project, jobs)
+    steps = [_step(content, record) for record in content.records]
+    svg, is_narrow = _draw_workflow(content)
+    hero = draw_portrait(project, content.done())
+    paragraphs, references = write_methods(
+        [_method(content, record) for record in reversed(content.done())],
+        version=version("verglas"),
+    )
     page = Page(
         title=project.name or project.root.name,
-        subtitle=_subtitle(project, records),
-        date=datetime.now().astimezone().strftime("%d %B %Y, %H:%M"),
+        subtitle=_subtitle(content),
+        date=f"{_today()}, {datetime.now():%H:%M}",
+        highlights=_highlights(content),
         graph_svg=svg,
         is_graph_narrow=is_narrow,
         steps=steps,
-        environment=_environment(records),
+        methods=paragraphs,
+        references=references,
+        environment=_environment(content.records),
+        hero=hero,
+        notices=_notices(content),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write_pictures(path.with_name(f"{path.stem}_pictures"), steps)
+    pictures = [picture for step in steps for picture in step.pictures]
+    _write_pictures(path.with_name(f"{path.stem}_pictures"), [*pictures, *([hero] if hero else [])])
     write_text(path, render_page(page))
+    log.info("wrote %s, %d pictures, %.1f s", path, len(pictures), time.perf_counter() - start)
     return path
 
 
-def _chosen(project: "Project", graph: "Graph", jobs: Sequence[JobRef] | None) -> list[JobRecord]:
-    if jobs is None:
-        return [record for record in graph.jobs if not record.deleted]
-    wanted = {find_job(project.store, job).number for job in jobs}
-    return [record for record in graph.jobs if record.number in wanted]
-
-
-def _spec(project: "Project", protocol_id: str) -> "ProtocolSpec | None":
-    """Look up a protocol, which may be one of a plugin that is no longer there."""
-    try:
-        return project.protocol(protocol_id)
-    except UserError:
-        return None
-
-
-def _step(project: "Project", graph: "Graph", record: JobRecord) -> StepView:
-    spec = _spec(project, record.protocol)
+def _collect(project: "Project", jobs: Sequence[JobRef] | None) -> _Content:
+    graph = project.graph()
+    records = [record for record in graph.jobs if not record.deleted]
+    if jobs is not None:
+        wanted = {find_job(project.store, job).number for job in jobs}
+        records = [record for record in graph.jobs if record.number in wanted]
     counts = {info.number: (info.kind, info.n_items) for info in project.datasets()}
+    return _Content(project, graph, records, counts)
+
+
+def _step(content: _Content, record: JobRecord) -> StepView:
+    spec = content.spec(record.protocol)
     numbers = [Fact(title_of(n), quantity_text(n, value)) for n, value in record.metrics.items()]
     return StepView(
         id=record.id,
-        label=_label(project, record),
+        label=content.label(record),
         protocol=record.protocol,
         summary=spec.summary if spec else "This protocol is not installed.",
         status=str(record.status),
         seconds=record.seconds,
-        items_in=tuple((i.port, *counts.get(i.dataset, ("data", 0))) for i in record.inputs),
+        items_in=tuple(
+            (i.port, *content.counts.get(i.dataset, ("data", 0))) for i in record.inputs
+        ),
         items_out=tuple((o.port, o.kind, o.n_items) for o in record.outputs),
         params=tuple(_params(record, spec)),
         numbers=tuple(numbers),
         warnings=record.warnings,
         notes=tuple(note.text for note in record.notes),
         error=record.error,
-        stale=tuple(reason.text for reason in graph.stale.get(record.number, ())),
+        stale=tuple(reason.text for reason in content.graph.stale.get(record.number, ())),
+        shown=tuple(draw_job(content.project, record)),
     )
-
-
-def _label(project: "Project", record: JobRecord) -> str:
-    spec = _spec(project, record.protocol)
-    return record.label or (spec.label if spec else record.protocol)
 
 
 def _params(record: JobRecord, spec: "ProtocolSpec | None") -> list[Param]:
     """List parameters, changed ones first, in the order of the form."""
     properties: dict[str, Any] = json_schema(spec.params)["properties"] if spec else {}
-    names = [*(n for n in properties if n in record.parameters)]
-    names += [n for n in record.parameters if n not in names]
+    names = [name for name in properties if name in record.parameters]
+    names += [name for name in record.parameters if name not in names]
     shown = [
         Param(
             name=name,
@@ -124,28 +164,40 @@ def _params(record: JobRecord, spec: "ProtocolSpec | None") -> list[Param]:
     return sorted(shown, key=lambda param: not param.is_changed)
 
 
-def _draw_workflow(
-    project: "Project", graph: "Graph", records: Sequence[JobRecord]
-) -> tuple[str, bool]:
-    shown = {record.number: record for record in records}
+def _method(content: _Content, record: JobRecord) -> MethodStep:
+    spec = content.spec(record.protocol)
+    return MethodStep(
+        protocol=record.protocol,
+        label=spec.label if spec else record.protocol,
+        params=record.parameters,
+        changed=record.changed,
+        numbers=record.metrics,
+        items_in={i.port: content.counts.get(i.dataset, ("items", 0)) for i in record.inputs},
+        items_out={o.port: (o.kind, o.n_items) for o in record.outputs},
+        citations=spec.citations if spec else (),
+    )
+
+
+def _draw_workflow(content: _Content) -> tuple[str, bool]:
+    shown = {record.number: record.id for record in content.records}
     nodes = []
-    for record in records:
-        parts = [count_text(o.n_items, o.kind) for o in record.outputs[:1]]
+    for record in content.records:
+        parts = [count_text(output.n_items, output.kind) for output in record.outputs[:1]]
         parts += [seconds_text(record.seconds)] if record.seconds else []
-        parts = parts if str(record.status) == "done" else [str(record.status)]
+        is_done = record.status is JobStatus.DONE
         nodes.append(
             Node(
                 record.id,
-                _label(project, record),
-                " · ".join(parts),
+                content.label(record),
+                " · ".join(parts) if is_done else str(record.status),
                 str(record.status),
-                record.number in graph.stale,
+                record.number in content.graph.stale,
             )
         )
     links: dict[tuple[str, str], str] = {}
-    for edge in graph.edges:
+    for edge in content.graph.edges:
         if edge.source in shown and edge.target in shown and edge.source != edge.target:
-            key = (shown[edge.source].id, shown[edge.target].id)
+            key = (shown[edge.source], shown[edge.target])
             links[key] = f"{links[key]}, {edge.port}" if key in links else edge.port
     if not nodes:
         return "", True
@@ -153,29 +205,100 @@ def _draw_workflow(
     return svg, layout.width <= _NARROW_GRAPH_PX
 
 
-def _subtitle(project: "Project", records: Sequence[JobRecord]) -> str:
-    total = sum(record.seconds for record in records)
-    return f"{count_text(len(records), 'jobs')} in {seconds_text(total)}, {project.root}"
+def _highlights(content: _Content) -> list[Fact]:
+    """Choose the numbers that people look for first, from the last jobs that have them."""
+    facts = []
+    done = content.done()
+    maps = [r for r in done if r.protocol != "volumes.fsc" and "resolution_angst" in r.metrics]
+    final = sorted(maps, key=lambda r: r.protocol != "volumes.postprocess")[:1]
+    for record in final:
+        value = quantity_text("resolution_angst", record.metrics["resolution_angst"])
+        facts.append(Fact("Resolution", value, "half maps, FSC 0.143"))
+    against = [(r, n) for r in done for n in _MODEL_NUMBERS if n in r.metrics]
+    for record, name in against[:1]:
+        atoms = str(record.parameters.get("atoms") or "the reference").rpartition("/")[2]
+        facts.append(
+            Fact(
+                "Against the model", quantity_text(name, record.metrics[name]), f"FSC 0.5, {atoms}"
+            )
+        )
+    for kind, title in (("particles", "Particles"), ("micrographs", "Micrographs")):
+        fact = _count_fact(content, kind, title)
+        facts += [fact] if fact else []
+    group = next((str(r.parameters["symmetry"]) for r in done if r.parameters.get("symmetry")), "")
+    facts += [Fact("Symmetry", group)] if group else []
+    return facts
+
+
+def _count_fact(content: _Content, kind: str, title: str) -> Fact | None:
+    """Count what the last job of a kind works on, and how many there were at first."""
+    counts = [
+        (record.number, count)
+        for record in content.records
+        if record.status is JobStatus.DONE
+        for found, count in [
+            *(content.counts.get(i.dataset, ("", 0)) for i in record.inputs),
+            *((o.kind, o.n_items) for o in record.outputs if o.port != "rejected"),
+        ]
+        if found == kind
+    ]
+    if not counts:
+        return None
+    first, last = counts[0][1], counts[-1][1]
+    number = count_text(last, kind).rpartition(" ")[0]
+    return Fact(title, number, f"of {first}" if first != last else "")
+
+
+def _notices(content: _Content) -> list[str]:
+    """Say in what state the project is, where that is not simply done."""
+    notices = []
+    for status, words in (
+        (JobStatus.FAILED, "failed"),
+        (JobStatus.RUNNING, "running when this was written"),
+        (JobStatus.CANCELLED, "cancelled"),
+        (JobStatus.ASKING, "waiting for a person"),
+    ):
+        ids = [record.id for record in content.records if record.status is status]
+        if ids:
+            verb = "is" if len(ids) == 1 else "are"
+            verb = "" if status is JobStatus.FAILED else f"{verb} "
+            notices.append(f"{', '.join(ids)} {verb}{words}.")
+    stale = [record.id for record in content.records if record.number in content.graph.stale]
+    if stale:
+        notices.append(f"{', '.join(stale)} out of date: something above was run again.")
+    return notices
+
+
+def _subtitle(content: _Content) -> str:
+    total = sum(record.seconds for record in content.records)
+    steps = count_text(len(content.records), "steps")
+    machines = {r.environment["device"] for r in content.records if "device" in r.environment}
+    where = f" on {', '.join(sorted(machines))}" if machines else ""
+    return f"{_today()} · {steps} in {seconds_text(total)}{where} · {content.project.root}"
+
+
+def _today() -> str:
+    now = datetime.now()
+    return f"{now.day} {now:%B %Y}"
 
 
 def _environment(records: Sequence[JobRecord]) -> list[Fact]:
     """Give versions and machines of the jobs shown; of this one where no job says."""
     found: dict[str, list[str]] = {}
-    for environment in [r.environment for r in records if r.environment] or [
-        describe_environment()
-    ]:
+    told = [record.environment for record in records if record.environment]
+    for environment in told or [describe_environment()]:
         for name, value in environment.items():
             if value and name != "user" and value not in found.setdefault(name, []):
                 found[name].append(value)
     return [Fact(name, "; ".join(values)) for name, values in found.items() if values]
 
 
-def _write_pictures(folder: Path, steps: Sequence[StepView]) -> None:
+def _write_pictures(folder: Path, pictures: Sequence[Picture]) -> None:
     """Write the pictures beside the page; those of an earlier page go."""
-    for old in [*folder.glob("j*.png"), *folder.glob("j*.jpg")]:
+    for old in folder.glob("j*-*.png"):
         old.unlink()
-    pictures = [picture for step in steps for picture in step.pictures]
     if pictures:
         folder.mkdir(parents=True, exist_ok=True)
     for picture in pictures:
-        (folder / picture.file_name).write_bytes(picture.png)
+        with atomic_path(folder / f"{picture.name}.png") as temporary:
+            temporary.write_bytes(picture.png)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 
 from verglas.viewers.picture import Missing, Picture
+from verglas.viewers.scene import TextTable
 from verglas.viewers.words import count_text, seconds_text
 
 __all__ = ["Fact", "Page", "Param", "Reference", "StepView", "render_page"]
@@ -56,8 +57,7 @@ class StepView:
         warnings, notes: texts.
         error: why it failed.
         stale: why it is out of date.
-        pictures: in order.
-        missing: pictures that could not be made.
+        shown: what its panels became, in order.
     """
 
     id: str
@@ -74,8 +74,27 @@ class StepView:
     notes: tuple[str, ...] = ()
     error: str = ""
     stale: tuple[str, ...] = ()
-    pictures: tuple[Picture, ...] = ()
-    missing: tuple[Missing, ...] = ()
+    shown: tuple[Picture | TextTable | Missing | str, ...] = ()
+
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        """The pictures among what is shown."""
+        return tuple(item for item in self.shown if isinstance(item, Picture))
+
+    @property
+    def missing(self) -> tuple[Missing, ...]:
+        """Pictures that could not be made."""
+        return tuple(item for item in self.shown if isinstance(item, Missing))
+
+    @property
+    def tables(self) -> tuple[TextTable, ...]:
+        """The tables among what is shown."""
+        return tuple(item for item in self.shown if isinstance(item, TextTable))
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """The sentences among what is shown."""
+        return tuple(item for item in self.shown if isinstance(item, str))
 
     @property
     def changed(self) -> tuple[Param, ...]:

@@ -24,6 +24,7 @@ class Picture:
         caption: what to look at; plain text.
         width_px: how wide it is shown at most; files hold twice as many pixels.
         svg: drawn in place of the file where it is there, in the colours of the page.
+        jpeg: shown on the page in place of the file where it is there; noise packs badly.
         width: share of the page.
     """
 
@@ -34,21 +35,13 @@ class Picture:
     width_px: int = 480
     svg: str = ""
     width: Width = "half"
-
-    @property
-    def mime(self) -> str:
-        """Media type, by the first bytes."""
-        return "image/jpeg" if self.png.startswith(b"\xff\xd8") else "image/png"
-
-    @property
-    def file_name(self) -> str:
-        """Name with the suffix of the format."""
-        return f"{self.name}.{'jpg' if self.mime == 'image/jpeg' else 'png'}"
+    jpeg: bytes = b""
 
     @property
     def data_uri(self) -> str:
-        """The file as text that a page can hold."""
-        return f"data:{self.mime};base64,{base64.b64encode(self.png).decode('ascii')}"
+        """The picture as text that a page can hold."""
+        kind, content = ("jpeg", self.jpeg) if self.jpeg else ("png", self.png)
+        return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 @dataclass(frozen=True)
@@ -67,6 +60,7 @@ def from_image(
     caption: str = "",
     width: Width = "half",
     scale: int = 2,
+    is_noisy: bool = False,
 ) -> Picture:
     """Turn a drawing into a picture.
 
@@ -77,9 +71,18 @@ def from_image(
         caption: what to look at.
         width: share of the page.
         scale: pixels of the file for each pixel of the page.
+        is_noisy: pack it with losses on the page; not for transparent drawings.
     """
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=6)
+    png, jpeg = io.BytesIO(), io.BytesIO()
+    image.save(png, "PNG", compress_level=6)
+    if is_noisy:
+        image.convert("RGB").save(jpeg, "JPEG", quality=82)
     return Picture(
-        name, buffer.getvalue(), alt, caption, width_px=image.width // scale, width=width
+        name=name,
+        png=png.getvalue(),
+        alt=alt,
+        caption=caption,
+        width_px=image.width // scale,
+        width=width,
+        jpeg=jpeg.getvalue(),
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 from verglas.core.units import unit_of
 
-__all__ = ["count_text", "quantity_text", "seconds_text", "title_of", "value_text"]
+__all__ = ["axis_title", "count_text", "quantity_text", "seconds_text", "title_of", "value_text"]
 
 EMPTY = "not set"
 _WHOLE = {
@@ -37,6 +37,15 @@ def title_of(name: str) -> str:
     words = [_WHOLE.get(word, word) for word in stem.split("_") if word]
     text = " ".join(words) or name
     return text[:1].upper() + text[1:]
+
+
+def axis_title(column: str) -> str:
+    """Title an axis by a column and its unit; defocus is shown in µm."""
+    unit = unit_of(column)
+    symbol = "µm" if column.startswith("defocus_") else unit.symbol if unit else ""
+    title = title_of(column)
+    title = title if title[1:2].isupper() else title[:1].lower() + title[1:]
+    return f"{title} ({symbol})" if symbol else title
 
 
 def value_text(value: Any) -> str:

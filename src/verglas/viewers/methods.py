@@ -1,0 +1,296 @@
+"""Write the Methods paragraph of a project: a sentence or two for each step.
+
+Each known protocol has a function that makes its sentences from parameters and results, and
+leaves out what a job does not say. Protocols of plugins get a sentence of the general form.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from verglas.core.units import ANGST_PER_UM
+from verglas.viewers.page import Reference
+from verglas.viewers.words import count_text, quantity_text, title_of, value_text
+
+__all__ = ["MethodStep", "write_methods"]
+
+_DOI = re.compile(r"(?:doi:|https?://(?:dx\.)?doi\.org/)\s*(\S+)", re.IGNORECASE)
+_STAGES = (
+    ("micrographs.", "coordinates.", "simulate."),
+    ("particles.", "classes2d."),
+    ("volumes.",),
+)
+_VERGLAS = "verglas"
+
+
+@dataclass(frozen=True)
+class MethodStep:
+    """What a paragraph needs to know of a job.
+
+    Attributes:
+        protocol: id.
+        label: of the protocol.
+        params: all parameters.
+        changed: those that were given.
+        numbers: key numbers.
+        items_in, items_out: by port: kind and count.
+        citations: as the protocol states them, `Author Year, doi:...`.
+    """
+
+    protocol: str
+    label: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+    changed: Mapping[str, Any] = field(default_factory=dict)
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+    items_in: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    items_out: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    citations: tuple[str, ...] = ()
+
+    def get(self, name: str) -> Any:
+        """Look up a parameter, or a key number of that name; None where it is empty."""
+        value = self.params.get(name, self.numbers.get(name))
+        return None if value in ("", [], None) else value
+
+    def text(self, form: str, *names: str) -> str:
+        """Fill a form with quantities; empty if one of them is not known."""
+        values = [self.get(name) for name in names]
+        if any(value is None for value in values):
+            return ""
+        quantities = (quantity_text(n, v) for n, v in zip(names, values, strict=True))
+        return form.format(*quantities)
+
+    def n_in(self, kind: str) -> int | None:
+        """Number of items of a kind that were read."""
+        return next((count for found, count in self.items_in.values() if found == kind), None)
+
+    def n_out(self, port: str) -> int | None:
+        """Number of items that a port gave."""
+        return self.items_out[port][1] if port in self.items_out else None
+
+
+def write_methods(
+    steps: Sequence[MethodStep], *, version: str = ""
+) -> tuple[list[str], list[Reference]]:
+    """Write the paragraphs and the list of references that they name.
+
+    Args:
+        steps: that are done, in order.
+        version: of the program.
+
+    Returns:
+        Plain paragraphs, and the references in the order of their first mention.
+    """
+    references: dict[str, Reference] = {}
+    paragraphs = []
+    for stage in (*_STAGES, ()):
+        mine = [step for step in steps if _belongs(step.protocol, stage)]
+        sentences = [_cited(_sentences(step), step, references) for step in mine]
+        text = " ".join(sentence for sentence in sentences if sentence)
+        if text:
+            paragraphs.append(text)
+    if paragraphs:
+        program = f"{_VERGLAS.capitalize()} {version}".strip()
+        paragraphs[0] = f"Images were processed with {program}. {paragraphs[0]}"
+    return paragraphs, list(references.values())
+
+
+def _belongs(protocol: str, stage: Sequence[str]) -> bool:
+    if stage:
+        return protocol.startswith(tuple(stage))
+    return not protocol.startswith(tuple(prefix for known in _STAGES for prefix in known))
+
+
+def _sentences(step: MethodStep) -> str:
+    write = _SENTENCES.get(step.protocol, _in_general)
+    return _tidy(write(step))
+
+
+def _cited(text: str, step: MethodStep, references: dict[str, Reference]) -> str:
+    """Put the numbers of a step's references before the last full stop of its sentences."""
+    numbers = []
+    for citation in step.citations:
+        found = _DOI.search(citation)
+        doi = found[1].rstrip(".,;") if found else ""
+        name = _DOI.sub("", citation).strip(" ,;.")
+        key = doi or name
+        reference = references.setdefault(key, Reference(len(references) + 1, name, doi))
+        numbers.append(reference.number)
+    if not numbers or not text:
+        return text
+    marks = ", ".join(str(number) for number in sorted(set(numbers)))
+    return f"{text.removesuffix('.')} [{marks}]."
+
+
+def _tidy(text: str) -> str:
+    """Take out the traces of what was not known."""
+    text = re.sub(r"\s+", " ", text).strip()
+    return re.sub(r"\s+([,.;)])", r"\1", text)
+
+
+def _micrometres(step: MethodStep, low: str, high: str) -> str:
+    first, last = step.get(low), step.get(high)
+    if first is None or last is None:
+        return ""
+    return f" for defoci of {first / ANGST_PER_UM:g} to {last / ANGST_PER_UM:g} µm"
+
+
+def _import_micrographs(step: MethodStep) -> str:
+    n = step.n_out("micrographs")
+    what = count_text(n, "micrographs") if n is not None else "Micrographs"
+    return (
+        f"{what} {'was' if n == 1 else 'were'} taken in"
+        f"{step.text(' that were recorded at {}', 'voltage_kv')}"
+        f"{step.text(' with a spherical aberration of {}', 'spherical_aberration_mm')}"
+        f"{step.text(' and a pixel size of {}', 'pixel_size_angst')}"
+        f"{step.text(' (amplitude contrast {})', 'amplitude_contrast')}."
+    )
+
+
+def _simulate(step: MethodStep) -> str:
+    made = [count_text(count, kind) for kind, count in step.items_out.values() if count]
+    return f"{', '.join(made[:1]) or 'Images'} with known truth were simulated."
+
+
+def _estimate_ctf(step: MethodStep) -> str:
+    kept, put_aside = step.n_out("micrographs"), step.n_out("rejected")
+    text = (
+        "The contrast transfer function of each micrograph was estimated from its power spectrum"
+        f"{step.text(' between {} and {}', 'min_res_angst', 'max_res_angst')}"
+        f"{_micrometres(step, 'min_defocus_angst', 'max_defocus_angst')}."
+    )
+    if kept is not None:
+        reach = step.text(" whose Thon rings reach {}", "max_fit_res_angst")
+        moved = step.text(" and that moved less than {}", "max_drift_angst")
+        median = step.text(" (median fit resolution {})", "median_fit_res_angst")
+        of_all = f" of {kept + put_aside}" if put_aside is not None else ""
+        text += f" {kept}{of_all} micrographs{reach}{moved} were kept{median}."
+    return text
+
+
+def _pick_log(step: MethodStep) -> str:
+    n = step.n_out("coordinates")
+    found = f"{count_text(n, 'particles')} were" if n is not None else "Particles were"
+    return (
+        f"{found} picked as blobs of the particle's size"
+        f"{step.text(' (largest diameter {})', 'diameter_angst')} by a Laplacian of Gaussian"
+        f"{step.text(', refined by averages of the picks in {} rounds', 'n_rounds')}."
+    )
+
+
+def _extract(step: MethodStep) -> str:
+    n = step.n_out("particles")
+    found = f"{count_text(n, 'particles')} were" if n is not None else "Particles were"
+    size = step.text(" of {}", "output_px") or step.text(" of {}", "box_px")
+    inverted = ", inverted" if step.get("invert") else ""
+    flipped = (
+        ", multiplied by the sign of the contrast transfer function"
+        if step.get("flip_phases")
+        else ""
+    )
+    return f"{found} cut out in boxes{size}{inverted}{flipped} and normalised to their background."
+
+
+def _classify_2d(step: MethodStep) -> str:
+    n = step.n_in("particles")
+    k = step.get("n_classes") or step.n_out("classes")
+    return (
+        f"{count_text(n, 'particles') if n else 'The particles'} were sorted"
+        f"{f' into {k} two-dimensional classes' if k else ' into two-dimensional classes'}"
+        f"{step.text(' in {} iterations', 'n_iterations')} by maximum likelihood."
+    )
+
+
+def _select_classes(step: MethodStep) -> str:
+    kept, before = step.n_out("particles"), step.n_in("particles")
+    k = step.n_out("classes")
+    classes = f" in {count_text(k, 'classes2d')}" if k is not None else ""
+    of_all = f" of {before}" if before is not None else ""
+    return f"{kept if kept is not None else 'The'}{of_all} particles{classes} were selected."
+
+
+def _initial_volume(step: MethodStep) -> str:
+    return (
+        "An initial map was found from the particles alone, without a reference"
+        f"{step.text(', imposing {} symmetry', 'symmetry')}."
+    )
+
+
+def _refine_3d(step: MethodStep) -> str:
+    n = step.n_in("particles")
+    of_all = f" of {count_text(n, 'particles')}" if n else ""
+    return (
+        f"Two half sets{of_all} were refined"
+        " independently of each other by maximum likelihood"
+        f"{step.text(' with {} symmetry', 'symmetry')}"
+        f"{step.text(', to {} by their Fourier shell correlation', 'resolution_angst')}."
+    )
+
+
+def _postprocess(step: MethodStep) -> str:
+    resolution = step.numbers.get("resolution_angst")
+    text = "The half maps were masked softly and compared"
+    if resolution is not None:
+        text += (
+            f"; their Fourier shell correlation, corrected for the mask with random phases, falls"
+            f" below 0.143 at {quantity_text('resolution_angst', resolution)}"
+        )
+    b_factor = step.numbers.get("b_factor_angst2")
+    if b_factor:
+        text += f". The map was sharpened by a B factor of {quantity_text('b_angst2', b_factor)}"
+    return f"{text}."
+
+
+def _fsc(step: MethodStep) -> str:
+    at_half = step.numbers.get("fsc_05_angst")
+    atoms = step.get("atoms")
+    if at_half is None:
+        return "The half maps were compared by Fourier shell correlation."
+    what = f"the atomic model {str(atoms).rpartition('/')[2]}" if atoms else "the reference map"
+    return (
+        f"After alignment in three dimensions and in both hands, the Fourier shell correlation"
+        f" with {what} falls below 0.5 at {quantity_text('fsc_05_angst', at_half)}."
+    )
+
+
+def _from_atoms(step: MethodStep) -> str:
+    atoms = str(step.get("atoms") or step.get("file") or "an atomic model").rpartition("/")[2]
+    return f"A map was computed from {atoms}."
+
+
+def _import_other(step: MethodStep) -> str:
+    made = [count_text(count, kind) for kind, count in step.items_out.values()]
+    return f"{', '.join(made) or 'Data'} were imported."
+
+
+def _in_general(step: MethodStep) -> str:
+    """Say what a protocol that is not known here was given and gave."""
+    given = [
+        f"{title_of(name).lower()} {quantity_text(name, value)}"
+        for name, value in step.changed.items()
+        if not isinstance(value, str | list | dict) and value is not None
+    ]
+    made = [count_text(count, kind) for kind, count in step.items_out.values()]
+    how = f" with {', '.join(given)}" if given else ""
+    what = f", giving {', '.join(made)}" if made else ""
+    return f"The step “{value_text(step.label)}” ({step.protocol}) was run{how}{what}."
+
+
+_SENTENCES: dict[str, Callable[[MethodStep], str]] = {
+    "micrographs.import": _import_micrographs,
+    "micrographs.simulate": _simulate,
+    "particles.simulate": _simulate,
+    "micrographs.estimate_ctf": _estimate_ctf,
+    "micrographs.pick_log": _pick_log,
+    "coordinates.import": _import_other,
+    "particles.import": _import_other,
+    "volumes.import": _import_other,
+    "particles.extract": _extract,
+    "particles.classify_2d": _classify_2d,
+    "classes2d.select": _select_classes,
+    "particles.initial_volume": _initial_volume,
+    "particles.refine_3d": _refine_3d,
+    "volumes.postprocess": _postprocess,
+    "volumes.fsc": _fsc,
+    "volumes.from_atoms": _from_atoms,
+}
