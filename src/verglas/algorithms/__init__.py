@@ -1,0 +1,1 @@
+"""Procedures on tensors: they know nothing of projects, tables or files."""

@@ -1,0 +1,167 @@
+"""The maximisation step: from weighted slices to regularised references."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from verglas.kernels.slices import (
+    complete_hermitian_plane,
+    half_plane_to_image,
+    half_volume_size,
+    half_volume_to_volume,
+    symmetrise_half_volume,
+)
+
+__all__ = ["Sums", "radial_mean", "reconstruct", "symmetrise_sums"]
+
+_WEIGHT_FLOOR = 1e-3  # of the shell's mean weight; keeps empty corners of Fourier space quiet
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What the expectation step adds up over views; a plain dictionary of arrays on disk.
+
+    Attributes:
+        numerator: `[c, ...]`, complex half volumes (one plane thick for 2D), one per reference.
+        denominator: `[c, ...]`, real.
+        residual_power: `[g, s]`, summed |X - CTF P|^2 / 2 by noise group and shell (float64).
+        residual_count: `[g, s]`, number of coefficients behind it.
+        scale_cross, scale_power: `[g]`, sums of <CTF P, X> and |CTF P|^2 over sigma^2.
+        shift_square_angst2: `[2]`, summed squared shift per axis and the number of views.
+        class_weight: `[c]`, posterior mass of each reference.
+        evidence_loglik: `[1]`.
+    """
+
+    numerator: Tensor
+    denominator: Tensor
+    residual_power: Tensor
+    residual_count: Tensor
+    scale_cross: Tensor
+    scale_power: Tensor
+    shift_square_angst2: Tensor
+    class_weight: Tensor
+    evidence_loglik: Tensor
+
+    @staticmethod
+    def zeros(
+        n_references: int, n_groups: int, radius: int, *, padding: int, planar: bool
+    ) -> "Sums":
+        """Return empty sums."""
+        m = half_volume_size(radius, padding)
+        shape = (n_references, 3 if planar else m, m, m // 2 + 1)
+        by_shell = torch.zeros(n_groups, radius + 1, dtype=torch.float64)
+        by_group = torch.zeros(n_groups, dtype=torch.float64)
+        return Sums(
+            numerator=torch.zeros(shape, dtype=torch.complex64),
+            denominator=torch.zeros(shape),
+            residual_power=by_shell,
+            residual_count=by_shell.clone(),
+            scale_cross=by_group,
+            scale_power=by_group.clone(),
+            shift_square_angst2=torch.zeros(2, dtype=torch.float64),
+            class_weight=torch.zeros(n_references, dtype=torch.float64),
+            evidence_loglik=torch.zeros(1, dtype=torch.float64),
+        )
+
+    @staticmethod
+    def from_arrays(arrays: Mapping[str, object]) -> "Sums":
+        """Rebuild from what `to_arrays` gave."""
+        return Sums(**{name: torch.as_tensor(value) for name, value in arrays.items()})
+
+    def to_arrays(self) -> dict[str, object]:
+        """Return numpy arrays by name, which may be added over chunks."""
+        return {name: value.numpy() for name, value in vars(self).items()}
+
+
+def symmetrise_sums(
+    numerator: Tensor, denominator: Tensor, operators: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Make one reference's sums Hermitian and symmetric under a point group.
+
+    Args:
+        numerator: `[m, m, m // 2 + 1]`, complex.
+        denominator: the same shape, real.
+        operators: `[g, 3, 3]`.
+
+    Returns:
+        Both, as sums over the group.
+    """
+    numerator = complete_hermitian_plane(numerator)
+    denominator = complete_hermitian_plane(denominator)
+    if len(operators) > 1:
+        numerator = symmetrise_half_volume(numerator, operators)
+        denominator = symmetrise_half_volume(denominator.to(torch.complex64), operators).real
+    return numerator, denominator
+
+
+def _shell_of_voxels(shape: tuple[int, ...] | torch.Size, padding: int) -> Tensor:
+    d, h, w = shape
+    z = torch.arange(d) - d // 2 if d > 3 else torch.tensor([1_000_000, 0, 1_000_000])
+    y = torch.arange(h) - h // 2
+    x = torch.arange(w)
+    square = z[:, None, None].square() + y[None, :, None].square() + x.square()
+    return (square.double().sqrt() / padding).round().long()
+
+
+def radial_mean(values: Tensor, *, radius: int, padding: int) -> Tensor:
+    """Average a real half volume over shells of the unpadded box.
+
+    Args:
+        values: `[d, m, m // 2 + 1]`.
+        radius: last shell wanted.
+        padding: oversampling factor.
+
+    Returns:
+        `[radius + 1]`, float64.
+    """
+    shell = _shell_of_voxels(values.shape, padding).clamp_max(radius + 1).flatten()
+    total = torch.zeros(radius + 2, dtype=torch.float64)
+    count = total.clone()
+    total.index_add_(0, shell, values.double().flatten())
+    count.index_add_(0, shell, torch.ones(len(shell), dtype=torch.float64))
+    return (total / count.clamp_min(1))[: radius + 1]
+
+
+def reconstruct(
+    numerator: Tensor,
+    denominator: Tensor,
+    *,
+    radius: int,
+    box: int,
+    padding: int,
+    inverse_snr: Tensor | None = None,
+    planar: bool = False,
+) -> Tensor:
+    """Divide out the weights, with or without a prior, and go to real space.
+
+    `V = N / (D + <D> / SNR)`, <D> the mean weight of the shell: the Wiener filter whose
+    prior variance is SNR / <D> (Scheres 2012, eq. 3, with tau^2 written as a ratio).
+
+    Args:
+        numerator: `[m, m, m // 2 + 1]`, complex, symmetrised.
+        denominator: the same shape, real.
+        radius: last shell kept.
+        box: side of the result, of the same extent in Å as the images.
+        padding: oversampling factor.
+        inverse_snr: `[radius + 1]` of 1 / SNR, infinite where nothing is known; None for
+            the plain quotient.
+        planar: the result is an image.
+
+    Returns:
+        `[box, box, box]`, or `[box, box]` when planar.
+    """
+    mean = radial_mean(denominator, radius=radius, padding=padding)
+    shell = _shell_of_voxels(denominator.shape, padding)
+    inside = shell <= radius
+    shell = shell.clamp_max(radius)
+    floor = (_WEIGHT_FLOOR * mean + 1e-30).float()[shell]
+    weight = denominator
+    if inverse_snr is not None:
+        prior = (mean * inverse_snr.double().clamp_max(1e12)).float()[shell]
+        weight = weight + prior
+    quotient = torch.where(inside, numerator / torch.maximum(weight, floor), 0)
+    if planar:
+        return half_plane_to_image(quotient[None], box=box, padding=padding)[0]
+    return half_volume_to_volume(quotient[None], box=box, padding=padding)[0]

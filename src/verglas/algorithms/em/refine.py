@@ -1,0 +1,339 @@
+"""Gold-standard refinement: two half sets, each with its own reference, until nothing improves.
+
+`initial_state -> (plan, references, expect, update) -> finished`. The halves meet only in
+the FSC, which sets the prior of both, and below the resolution at which they were joined at
+the start. Follows Scheres 2012 (doi:10.1016/j.jsb.2012.09.006) in the statistics.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from verglas.algorithms.em.expectation import Level, References, Search
+from verglas.algorithms.em.mstep import Sums, reconstruct, symmetrise_sums
+from verglas.algorithms.em.prior import (
+    half_map_fsc,
+    inverse_snr_of_fsc,
+    last_shell_above,
+    updated_noise,
+    updated_scale,
+)
+from verglas.algorithms.em.search import shift_grid
+from verglas.kernels.filters import low_pass
+from verglas.kernels.fourier import fourier_resize3, next_fast_size
+from verglas.kernels.masks import soft_sphere
+from verglas.kernels.slices import volume_to_half_volume
+from verglas.kernels.so3 import orientation_grid, rotation_from_vector
+from verglas.kernels.symmetry import symmetry_operators
+
+__all__ = [
+    "RefineConfig",
+    "RefineState",
+    "finished",
+    "half_maps",
+    "initial_state",
+    "plan",
+    "references",
+    "update",
+]
+
+_DENSE_ORDER = 3  # 7.5 degrees
+_COARSEST_STEP_DEG = 7.5
+_MIN_SHIFT_PRIOR_ANGST = 1.5
+
+
+@dataclass(frozen=True)
+class RefineConfig:
+    """What a refinement is told.
+
+    Attributes:
+        box: of the images, in pixels.
+        pixel_size_angst: of the images.
+        diameter_angst: of the particle; a soft sphere of this size is kept of each map.
+        symmetry: point group.
+        initial_low_pass_angst: resolution at which both halves start from one map.
+        shift_range_angst: largest shift searched about the present centre.
+        finest_step_deg: finest angular step allowed.
+        max_resolution_angst: never use data beyond; 0 for Nyquist.
+        max_iterations: stop there at the latest.
+        padding: oversampling of Fourier volumes.
+        seed: of the random rotation of the grids.
+    """
+
+    box: int
+    pixel_size_angst: float
+    diameter_angst: float
+    symmetry: str = "C1"
+    initial_low_pass_angst: float = 30.0
+    shift_range_angst: float = 12.0
+    finest_step_deg: float = 0.9
+    max_resolution_angst: float = 0.0
+    max_iterations: int = 20
+    padding: int = 2
+    seed: int = 0
+
+    @property
+    def extent_angst(self) -> float:
+        """Side of the box."""
+        return self.box * self.pixel_size_angst
+
+    @property
+    def max_radius(self) -> int:
+        """Largest shell that may be used."""
+        nyquist = (self.box - 1) // 2
+        if self.max_resolution_angst <= 0:
+            return nyquist
+        return max(4, min(nyquist, int(self.extent_angst / self.max_resolution_angst)))
+
+    @property
+    def mask_radius_angst(self) -> float:
+        """Radius of the soft sphere, with a margin for wrong diameters."""
+        return min(0.55 * self.diameter_angst, 0.45 * self.extent_angst)
+
+
+@dataclass(frozen=True)
+class RefineState:
+    """Where a refinement stands.
+
+    Attributes:
+        half_maps: `[2, n, n, n]`, regularised, of the box's extent at a pixel that fits.
+        noise_power: `[g, s]`, variance of a real component by group and shell.
+        scale: `[g]`, intensity of each group.
+        fsc: `[s]`, between the raw half maps inside the soft sphere.
+        radius: shells used by the last iteration (0 at the start).
+        shell: last shell with FSC above 0.143.
+        step_deg: finest angular step of the last iteration.
+        effective_cells: median number of orientations that shared a view's posterior.
+        shift_prior_angst: standard deviation of shifts.
+        iteration: number of iterations done.
+        stalled: iterations since the resolution last improved.
+    """
+
+    half_maps: Tensor
+    noise_power: Tensor
+    scale: Tensor
+    fsc: Tensor
+    radius: int
+    shell: int
+    step_deg: float
+    effective_cells: float
+    shift_prior_angst: float
+    iteration: int
+    stalled: int
+
+    def resolution_angst(self, config: RefineConfig) -> float:
+        """Return the resolution at FSC 0.143, in the soft sphere, uncorrected."""
+        return config.extent_angst / max(self.shell, 1)
+
+
+def initial_state(config: RefineConfig, volume: Tensor, noise_power: Tensor) -> RefineState:
+    """Start both halves from one low-passed map.
+
+    Args:
+        config: of the run.
+        volume: `[n, n, n]`, of the box's extent, on the scale of the images.
+        noise_power: `[g, s]`.
+
+    Returns:
+        The state before the first iteration.
+    """
+    shell = max(4, round(config.extent_angst / config.initial_low_pass_angst))
+    shell = min(shell, config.max_radius)
+    box = _box_of(shell)
+    low = fourier_resize3(volume[None].float(), shape=(box,) * 3)[0]
+    low = low * (volume.shape[-1] / box) ** 3
+    pixel = config.extent_angst / box
+    limit = config.extent_angst / shell
+    low = low_pass(low[None], resolution_angst=limit, pixel_size_angst=pixel)[0]
+    low = low * _sphere(box, config)
+    return RefineState(
+        half_maps=torch.stack([low, low]),
+        noise_power=noise_power,
+        scale=torch.ones(len(noise_power)),
+        fsc=torch.ones(shell + 1, dtype=torch.float64),
+        radius=0,
+        shell=shell,
+        step_deg=360.0,
+        effective_cells=1e9,
+        shift_prior_angst=config.shift_range_angst / 2,
+        iteration=0,
+        stalled=0,
+    )
+
+
+def _box_of(radius: int) -> int:
+    return next_fast_size(2 * radius + 6 + (2 * radius) % 2)
+
+
+def _sphere(box: int, config: RefineConfig) -> Tensor:
+    pixel = config.extent_angst / box
+    edge = max(4 * pixel, 10.0) / pixel
+    return soft_sphere(box, config.mask_radius_angst / pixel, edge)
+
+
+def plan(config: RefineConfig, state: RefineState, *, final: bool = False) -> Search:
+    """Choose the grids of the next iteration from what is resolved now.
+
+    The angular step is 0.75 d / D (d the resolution, D the diameter), the distance over
+    which likelihoods stay alike; shifts go in steps of d / 4.
+
+    Args:
+        config: of the run.
+        state: where it stands.
+        final: the last iteration, which looks well beyond what is resolved.
+
+    Returns:
+        The search.
+    """
+    resolution = config.extent_angst / state.shell
+    wanted = math.degrees(0.75 * resolution / config.diameter_angst)
+    wanted = max(config.finest_step_deg, min(wanted, _COARSEST_STEP_DEG))
+    last_order = max(3, math.ceil(math.log2(60 / wanted) - 1e-6))
+    first_order = _DENSE_ORDER
+    reach_beyond = 1.6 if final else 1.25
+    radius = min(config.max_radius, max(state.shell + 3, math.ceil(reach_beyond * state.shell)))
+    levels = []
+    for o in range(first_order, last_order + 1):
+        step_deg = 60 / 2**o
+        visible = step_deg / 360 * math.pi * config.diameter_angst * 1.2
+        level_radius = radius
+        if o < last_order:
+            level_radius = min(radius, round(config.extent_angst / max(visible, 0.8 * resolution)))
+        step_angst = max(resolution, visible if o < last_order else 0.0) / 4
+        if o == first_order:
+            reach = min(config.shift_range_angst, max(3 * state.shift_prior_angst, 2 * step_angst))
+            shifts = shift_grid(reach, step_angst)
+        else:
+            shifts = shift_grid(1.05 * step_angst, step_angst)
+        levels.append(Level(step_deg=step_deg, radius=level_radius, shifts_angst=shifts))
+    generator = torch.Generator().manual_seed(config.seed * 1000 + state.iteration)
+    turn = (torch.rand(1, 3, generator=generator, dtype=torch.float64) - 0.5) * math.radians(
+        levels[0].step_deg
+    )
+    grid = orientation_grid(first_order, symmetry=config.symmetry)
+    return Search(
+        rotations_ref_to_img=rotation_from_vector(turn)[0] @ grid,
+        levels=tuple(levels),
+        shift_prior_angst=state.shift_prior_angst,
+        noise_radius_angst=0.5 * config.diameter_angst,
+    )
+
+
+def references(config: RefineConfig, state: RefineState, half: int, radius: int) -> References:
+    """Prepare one half map for slicing.
+
+    Args:
+        config: of the run.
+        state: where it stands.
+        half: 0 or 1.
+        radius: of the search's last level.
+
+    Returns:
+        One reference.
+    """
+    volume = state.half_maps[half][None]
+    return References(
+        half_volumes=volume_to_half_volume(volume, radius=radius, padding=config.padding),
+        log_prior=torch.zeros(1),
+        padding=config.padding,
+        planar=False,
+    )
+
+
+def _raw_halves(
+    config: RefineConfig, sums: Mapping[int, Sums]
+) -> tuple[list[tuple[Tensor, Tensor]], int]:
+    operators = symmetry_operators(config.symmetry)
+    pairs = [
+        symmetrise_sums(
+            torch.as_tensor(sums[h].numerator[0]).to(torch.complex64),
+            torch.as_tensor(sums[h].denominator[0]).float(),
+            operators,
+        )
+        for h in sorted(sums)
+    ]
+    return pairs, sums[min(sums)].residual_power.shape[1] - 1
+
+
+def update(
+    config: RefineConfig,
+    state: RefineState,
+    sums: Mapping[int, Sums],
+    *,
+    step_deg: float,
+    effective_cells: float,
+) -> RefineState:
+    """Reconstruct both halves, measure their FSC and learn noise, scale and shifts.
+
+    Args:
+        config: of the run.
+        state: before the expectation step.
+        sums: of the two half sets.
+        step_deg: finest step of the search.
+        effective_cells: median over views of the orientations in their posterior.
+
+    Returns:
+        The next state.
+    """
+    pairs, radius = _raw_halves(config, sums)
+    box = _box_of(radius)
+    mask = _sphere(box, config)
+    raw = [reconstruct(n, d, radius=radius, box=box, padding=config.padding) for n, d in pairs]
+    fsc = half_map_fsc(torch.stack(raw), mask, n_shells=radius + 1)
+    shell = max(2, last_shell_above(fsc, 0.143))
+    inverse_snr = inverse_snr_of_fsc(fsc, radius=radius)
+    maps = [
+        reconstruct(n, d, radius=radius, box=box, padding=config.padding, inverse_snr=inverse_snr)
+        for n, d in pairs
+    ]
+    residual, count, cross, power, shifts = (
+        torch.stack([torch.as_tensor(getattr(s, name)) for s in sums.values()]).sum(0)
+        for name in (
+            "residual_power",
+            "residual_count",
+            "scale_cross",
+            "scale_power",
+            "shift_square_angst2",
+        )
+    )
+    square, n_views = shifts
+    measured = math.sqrt(float(square) / max(float(n_views), 1.0))
+    coarse = config.extent_angst / shell / 8
+    improved = shell > state.shell or state.iteration == 0
+    return RefineState(
+        half_maps=torch.stack(maps) * mask,
+        noise_power=updated_noise(residual, count, state.noise_power),
+        scale=updated_scale(state.scale, cross, power),
+        fsc=fsc,
+        radius=radius,
+        shell=shell,
+        step_deg=step_deg,
+        effective_cells=effective_cells,
+        shift_prior_angst=max(math.hypot(measured, coarse), _MIN_SHIFT_PRIOR_ANGST),
+        iteration=state.iteration + 1,
+        stalled=0 if improved or step_deg < state.step_deg else state.stalled + 1,
+    )
+
+
+def finished(config: RefineConfig, state: RefineState) -> bool:
+    """Tell whether the refinement should stop."""
+    return state.iteration >= config.max_iterations or state.stalled >= 2
+
+
+def half_maps(config: RefineConfig, sums: Mapping[int, Sums]) -> Tensor:
+    """Reconstruct the final, unregularised half maps at the images' own pixel.
+
+    Args:
+        config: of the run.
+        sums: of the two half sets.
+
+    Returns:
+        `[2, box, box, box]`, not masked.
+    """
+    pairs, radius = _raw_halves(config, sums)
+    return torch.stack(
+        [reconstruct(n, d, radius=radius, box=config.box, padding=config.padding) for n, d in pairs]
+    )
