@@ -124,7 +124,7 @@ def _collect(project: "Project", jobs: Sequence[JobRef] | None) -> _Content:
 
 def _step(content: _Content, record: JobRecord) -> StepView:
     spec = content.spec(record.protocol)
-    numbers = [Fact(title_of(n), quantity_text(n, value)) for n, value in record.metrics.items()]
+    numbers = [Fact(_number_title(n), quantity_text(n, v)) for n, v in record.metrics.items()]
     return StepView(
         id=record.id,
         label=content.label(record),
@@ -144,6 +144,11 @@ def _step(content: _Content, record: JobRecord) -> StepView:
         stale=tuple(reason.text for reason in content.graph.stale.get(record.number, ())),
         shown=tuple(draw_job(content.project, record)),
     )
+
+
+def _number_title(name: str) -> str:
+    """Name a key number; that it is a number need not be said."""
+    return title_of(name.removeprefix("n_"))
 
 
 def _params(record: JobRecord, spec: "ProtocolSpec | None") -> list[Param]:

@@ -15,11 +15,12 @@ from verglas.viewers.micrographs import micrograph_picture, thumbnail
 from verglas.viewers.picture import Missing, Picture, from_image
 from verglas.viewers.scene import Scene, broken_limits, chosen_row, read_image, row_name
 from verglas.viewers.spectra import rings_picture, rings_tile
-from verglas.viewers.words import count_text, quantity_text
+from verglas.viewers.words import count_text, quantity_text, title_of
 
 FRAMED_KINDS = ("classes2d", "volumes")
 """Kinds of which a selection is shown among what it was selected from."""
 
+_ORDER_WORDS = {"n_particles": "size"}
 _N_TILES = {"particles": 40, "micrographs": 16}
 _MOST_TILES = 80
 _MOST_ASIDE = 8
@@ -48,7 +49,7 @@ def draw_gallery(panel: Gallery, scene: Scene, name: str) -> list[Picture | Miss
             for row in (
                 _gallery_rows(panel, aside, _MOST_ASIDE) if panel.image in aside.columns else []
             ):
-                why = "; ".join(broken_limits(row, scene.params)) or port
+                why = "\n".join([port, *broken_limits(row, scene.params)])
                 _add_tile(tiles, missing, panel, aside, row, why, None, is_faint=True)
     shown: list[Picture | Missing] = []
     if tiles:
@@ -69,17 +70,15 @@ def _gallery(
 ) -> Picture:
     n_items, n_shown, chosen = counts
     kind = scene.data.kind.id
-    caption = (
-        f"{n_shown} of {count_text(n_items, kind)}"
-        if n_shown < n_items
-        else (f"All {count_text(n_items, kind)}")
-    )
-    order = (
-        f", sorted by {panel.sort_by.replace('_', ' ')}" if panel.sort_by == "n_particles" else ""
-    )
-    caption += f"{order}."
+    caption = "All " if n_shown == n_items else f"{n_shown} of "
+    caption += count_text(n_items, kind)
+    if panel.sort_by:
+        caption += f", sorted by {_ORDER_WORDS.get(panel.sort_by, title_of(panel.sort_by).lower())}"
+    caption += "."
     if chosen is not None:
         caption += f" The {len(chosen)} framed ones were selected."
+    if any(tile.is_faint for tile in tiles) and chosen is None:
+        caption += " Those put aside are faint."
     if kind == "particles":
         caption += f" Low-passed to {_PARTICLE_LOW_PASS_ANGST:g} Å to be seen."
     return gallery_picture(
@@ -89,7 +88,6 @@ def _gallery(
         caption=caption,
         n_columns=10 if kind == "particles" else 8,
         low_pass_angst=_PARTICLE_LOW_PASS_ANGST if kind == "particles" else 0.0,
-        is_noisy=kind in _N_TILES,
     )
 
 
@@ -192,7 +190,7 @@ def draw_picks(panel: Picks, scene: Scene, name: str) -> list[Picture | Missing]
         .sort("n_picks", panel.micrograph, descending=[True, False])
         .collect()
     )
-    wanted = [0, (counts.height - 1) // 2] if counts.height > 1 else [0]
+    wanted = [0, counts.height // 2] if counts.height > 1 else [0]
     shown: list[Picture | Missing] = []
     for number, place in enumerate(dict.fromkeys(wanted), start=1):
         path, n_picks = counts.row(place)

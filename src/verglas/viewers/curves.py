@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from verglas.viewers.palette import GRID, INK, SERIES, SOFT, finish, plot
 from verglas.viewers.picture import Picture
 from verglas.viewers.plots import Line, draw_line, lines_picture, resolution_axis
+from verglas.viewers.words import value_text
 
 __all__ = ["curve_pictures", "fsc_picture", "guinier_picture", "resolution_at"]
 
@@ -85,7 +86,7 @@ def fsc_picture(lines: Sequence[Line], name: str) -> Picture:
     """
     ordered = sorted(lines, key=lambda line: _place(line.label))
     texts = []
-    with plot(560, 360) as (figure, axes):
+    with plot(460, 340) as (figure, axes):
         for threshold in _THRESHOLDS:
             axes.axhline(threshold, color=SOFT, linewidth=0.9, linestyle=(0, (4, 3)))
             axes.annotate(
@@ -126,7 +127,7 @@ def guinier_picture(lines: Sequence[Line], name: str) -> Picture:
         name: of the picture.
     """
     caption = "Guinier plot of the masked map, the noise taken out."
-    with plot(460, 360) as (figure, axes):
+    with plot(460, 340) as (figure, axes):
         for i, line in enumerate(lines):
             is_fit = "fit" in line.label.lower()
             square = Line(
@@ -139,7 +140,7 @@ def guinier_picture(lines: Sequence[Line], name: str) -> Picture:
             draw_line(axes, square, SERIES[i % len(SERIES)])
             if is_fit and len(line.x) > 1:
                 slope = float(np.polyfit(line.x**2, line.y, 1)[0])
-                caption += f" The slope gives a B factor of {4 * slope:.0f} Å²."
+                caption += f" The slope gives a B factor of {value_text(round(4 * slope))} Å²."
         axes.set(xlabel="squared spatial frequency (1/Å²)", ylabel="ln amplitude")
         axes.set_xlim(left=0)
         resolution_axis(axes, is_squared=True)

@@ -15,7 +15,6 @@ from verglas.viewers.palette import ACCENT, rgb
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from PIL.ImageDraw import ImageDraw
     from PIL.ImageFont import FreeTypeFont
 
 __all__ = [
@@ -36,6 +35,7 @@ __all__ = [
 Corner = Literal["top left", "top right", "bottom left", "bottom right"]
 
 _PLATE = (10, 18, 24, 150)
+_ON_GROUND = (122, 136, 146)  # read on white and on black
 _STEPS = (1.0, 2.0, 5.0, 10.0)
 
 
@@ -99,37 +99,74 @@ def length_text(length_angst: float) -> str:
 
 
 def draw_scale_bar(
-    image: "Image", angst_per_px: float, *, corner: Corner = "bottom left", share: float = 0.25
+    image: "Image",
+    angst_per_px: float,
+    *,
+    corner: Corner = "bottom left",
+    share: float = 0.25,
+    has_plate: bool = True,
 ) -> None:
-    """Draw a bar and its length on a dark plate.
+    """Draw a bar and its length.
 
     Args:
         image: changed in place.
         angst_per_px: of the picture.
         corner: where.
         share: longest part of the picture's width.
+        has_plate: white on a dark plate; else grey, for a transparent ground.
     """
+    from PIL import ImageDraw
+
     length = nice_length_angst(share * image.width * angst_per_px)
     bar = length / angst_per_px
     size = _letter_px(image)
     text = length_text(length)
     width = max(bar, font(size).getlength(text))
-    left, top = _plate(image, corner, width, size * 1.65)
-    draw = _overlay(image)
-    middle = left + width / 2
+    left, top = _plate(image, corner, width, size * 1.65, is_drawn=has_plate)
+    draw = ImageDraw.Draw(image)
+    middle, colour = left + width / 2, "white" if has_plate else _ON_GROUND
     thick = max(2, size // 6)
-    draw.rectangle((middle - bar / 2, top, middle + bar / 2, top + thick), fill="white")
-    draw.text((middle, top + size * 1.05), text, fill="white", font=font(size), anchor="mm")
+    draw.rectangle((middle - bar / 2, top, middle + bar / 2, top + thick), fill=colour)
+    draw.text((middle, top + size * 1.05), text, fill=colour, font=font(size), anchor="mm")
 
 
-def draw_label(image: "Image", text: str, corner: Corner, *, size_px: int | None = None) -> None:
-    """Write a short text on a dark plate in a corner; it is cut to the picture's width."""
+def draw_label(
+    image: "Image",
+    text: str,
+    corner: Corner,
+    *,
+    size_px: int | None = None,
+    has_plate: bool = True,
+) -> None:
+    """Write a short text in a corner; lines are cut to the picture's width.
+
+    Args:
+        image: changed in place.
+        text: of one or more lines.
+        corner: where.
+        size_px: of the letters.
+        has_plate: white on a dark plate; else grey, for a transparent ground.
+    """
+    from PIL import ImageDraw
+
     size = size_px or _letter_px(image)
     letters = font(size)
-    while len(text) > 2 and letters.getlength(text) > image.width - 1.6 * size:
+    lines = [_fitting(line, letters, image.width - 1.6 * size) for line in text.split("\n")]
+    width = max(letters.getlength(line) for line in lines)
+    height = size * (1.25 * len(lines) - 0.25)
+    left, top = _plate(image, corner, width, height, is_drawn=has_plate)
+    draw = ImageDraw.Draw(image)
+    for i, line in enumerate(lines):
+        place = (left, top + size * (1.25 * i + 0.5))
+        colour = "white" if has_plate else _ON_GROUND
+        draw.text(place, line, fill=colour, font=letters, anchor="lm")
+
+
+def _fitting(text: str, letters: "FreeTypeFont", width: float) -> str:
+    """Cut a text to a width."""
+    while len(text) > 2 and letters.getlength(text) > width:
         text = f"{text[:-2].rstrip()}…"
-    left, top = _plate(image, corner, letters.getlength(text), size)
-    _overlay(image).text((left, top + size / 2), text, fill="white", font=letters, anchor="lm")
+    return text
 
 
 def draw_circles(
@@ -138,7 +175,7 @@ def draw_circles(
     y_px: NDArray[np.floating],
     *,
     radius_px: float,
-    colour: str = "#35d0c0",
+    colour: str = "#2ee6d2",
     thickness_px: float = 2.0,
 ) -> None:
     """Draw smooth circles; y counts from the bottom line of the picture.
@@ -185,16 +222,12 @@ def montage(tiles: "list[Image]", *, n_columns: int, gap_px: int = 12) -> "Image
 
 
 def _letter_px(image: "Image") -> int:
-    return max(18, min(26, image.width // 24))
+    return max(18, min(32, image.width // 24))
 
 
-def _overlay(image: "Image") -> "ImageDraw":
-    from PIL import ImageDraw
-
-    return ImageDraw.Draw(image)
-
-
-def _plate(image: "Image", corner: Corner, width: float, height: float) -> tuple[float, float]:
+def _plate(
+    image: "Image", corner: Corner, width: float, height: float, *, is_drawn: bool = True
+) -> tuple[float, float]:
     """Darken a corner and return where the content begins."""
     from PIL import Image, ImageDraw
 
@@ -203,7 +236,9 @@ def _plate(image: "Image", corner: Corner, width: float, height: float) -> tuple
     outer = (round(width + 2 * pad), round(height + 2 * pad))
     left = margin if corner.endswith("left") else image.width - margin - outer[0]
     top = margin if corner.startswith("top") else image.height - margin - outer[1]
-    mask = Image.new("L", outer, 0)
-    ImageDraw.Draw(mask).rounded_rectangle((0, 0, outer[0] - 1, outer[1] - 1), 5, fill=_PLATE[3])
-    image.paste(_PLATE[:3], (left, top), mask)
+    if is_drawn:
+        mask = Image.new("L", outer, 0)
+        box = (0, 0, outer[0] - 1, outer[1] - 1)
+        ImageDraw.Draw(mask).rounded_rectangle(box, 5, fill=_PLATE[3])
+        image.paste(_PLATE[:3], (left, top), mask)
     return left + pad, top + pad

@@ -68,7 +68,6 @@ def gallery_picture(
     width_px: int = 940,
     low_pass_angst: float = 0.0,
     width: Width = "whole",
-    is_noisy: bool = False,
 ) -> Picture:
     """Put tiles together.
 
@@ -81,7 +80,6 @@ def gallery_picture(
         width_px: of the whole, as shown.
         low_pass_angst: applied to arrays.
         width: share of the page.
-        is_noisy: pack it with losses on the page.
     """
     n_columns = min(n_columns, max(len(tiles), 4))
     side = (2 * width_px + _GAP_PX) // n_columns - _GAP_PX
@@ -101,12 +99,12 @@ def gallery_picture(
             draw_scale_bar(picture, angst_per_px, corner="top left", share=0.45)
             has_bar = True
         if tile.text:
-            draw_label(picture, tile.text, "bottom left", size_px=max(17, side // 13))
+            draw_label(picture, tile.text, "bottom left", size_px=min(26, max(20, side // 9)))
         if tile.is_framed:
             draw_frame(picture, "#35d0c0")
         made.append(picture)
     sheet = montage(made, n_columns=n_columns, gap_px=_GAP_PX)
-    return from_image(sheet, name, alt=alt, caption=caption, width=width, is_noisy=is_noisy)
+    return from_image(sheet, name, alt=alt, caption=caption, width=width)
 
 
 def _faded(picture: "Image") -> "Image":

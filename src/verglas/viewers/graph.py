@@ -199,7 +199,7 @@ def _place(rows: Sequence[Sequence[str]], hops: Sequence[tuple[str, str]]) -> di
 
 def _middle(name: str, joined: Sequence[str], x: Mapping[str, float]) -> float:
     """Mean place of the neighbours; links that go round weigh little: chains are straight."""
-    weights = [1.0 if _is_lane(name) == _is_lane(other) else 0.1 for other in joined]
+    weights = [1.0 if _is_lane(name) == _is_lane(other) else 0.01 for other in joined]
     pairs = zip(weights, joined, strict=True)
     return sum(weight * x[other] for weight, other in pairs) / sum(weights)
 

@@ -10,8 +10,8 @@ from verglas.viewers.palette import rgb
 from verglas.viewers.picture import Picture, from_image
 from verglas.viewers.surface import (
     VIEWS,
+    Surface,
     choose_level,
-    render_surface,
     shrink_volume,
     without_dust,
 )
@@ -23,6 +23,7 @@ __all__ = ["MAX_BOX_PX", "portrait_picture", "slices_picture", "surface_picture"
 
 MAX_BOX_PX = 128
 _TILE_PX = 600
+_SURFACE_PX = 480
 _OUTLINE = "#35d0c0"
 
 
@@ -66,6 +67,7 @@ def slices_picture(
         alt="Three orthogonal slices through the centre of the map",
         caption=f"Central slices, density bright.{outline}",
         width="whole",
+        scale=1.95,
     )
 
 
@@ -98,7 +100,7 @@ def portrait_picture(
         mask: of the particle.
     """
     clean, _, chosen, zoom = _prepared(volume, pixel_size_angst, mask, None)
-    image = render_surface(clean, level=chosen, angles_deg=VIEWS[1][1], side_px=_TILE_PX, zoom=zoom)
+    image = Surface(clean, level=chosen).render(VIEWS[1][1], side_px=_SURFACE_PX, zoom=zoom)
     return from_image(image, name, alt="Shaded surface of the final map")
 
 
@@ -115,7 +117,7 @@ def _prepared(
     pixel = pixel_size_angst * wider
     chosen = choose_level(smaller, pixel_size_angst=pixel, mask=mask) if level is None else level
     clean, radius = without_dust(smaller, chosen)
-    return clean, pixel, chosen, max(1.0, len(clean) / 2 / (1.08 * radius + 1.0))
+    return clean, pixel, chosen, len(clean) / 2 / (1.05 * radius + 1.0)
 
 
 def surface_picture(
@@ -136,12 +138,13 @@ def surface_picture(
         level: grey value of the surface; chosen from the map by default.
     """
     clean, pixel, chosen, zoom = _prepared(volume, pixel_size_angst, mask, level)
+    surface = Surface(clean, level=chosen)
     tiles = []
     for title, angles in VIEWS:
-        tile = render_surface(clean, level=chosen, angles_deg=angles, side_px=_TILE_PX, zoom=zoom)
-        draw_label(tile, title, "top left")
+        tile = surface.render(angles, side_px=_SURFACE_PX, zoom=zoom)
+        draw_label(tile, title, "top left", has_plate=False)
         tiles.append(tile)
-    draw_scale_bar(tiles[0], pixel * len(clean) / (zoom * _TILE_PX))
+    draw_scale_bar(tiles[0], pixel * len(clean) / (zoom * _SURFACE_PX), has_plate=False)
     sigma = float(volume.std())
     return from_image(
         montage(tiles, n_columns=3),
@@ -152,4 +155,5 @@ def surface_picture(
         if sigma > 0
         else "The map is flat.",
         width="whole",
+        scale=1.55,
     )

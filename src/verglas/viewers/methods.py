@@ -49,8 +49,10 @@ class MethodStep:
 
     def get(self, name: str) -> Any:
         """Look up a parameter, or a key number of that name; None where it is empty."""
-        value = self.params.get(name, self.numbers.get(name))
-        return None if value in ("", [], None) else value
+        for values in (self.params, self.numbers):
+            if values.get(name) not in ("", [], None):
+                return values[name]
+        return None
 
     def text(self, form: str, *names: str) -> str:
         """Fill a form with quantities; empty if one of them is not known."""
@@ -139,8 +141,8 @@ def _import_micrographs(step: MethodStep) -> str:
     n = step.n_out("micrographs")
     what = count_text(n, "micrographs") if n is not None else "Micrographs"
     return (
-        f"{what} {'was' if n == 1 else 'were'} taken in"
-        f"{step.text(' that were recorded at {}', 'voltage_kv')}"
+        f"{what} {'was' if n == 1 else 'were'} imported"
+        f"{step.text(', recorded at {}', 'voltage_kv')}"
         f"{step.text(' with a spherical aberration of {}', 'spherical_aberration_mm')}"
         f"{step.text(' and a pixel size of {}', 'pixel_size_angst')}"
         f"{step.text(' (amplitude contrast {})', 'amplitude_contrast')}."
@@ -218,10 +220,9 @@ def _initial_volume(step: MethodStep) -> str:
 
 def _refine_3d(step: MethodStep) -> str:
     n = step.n_in("particles")
-    of_all = f" of {count_text(n, 'particles')}" if n else ""
     return (
-        f"Two half sets{of_all} were refined"
-        " independently of each other by maximum likelihood"
+        f"{count_text(n, 'particles') if n else 'The particles'} were refined in two half sets,"
+        " independently of each other, by maximum likelihood"
         f"{step.text(' with {} symmetry', 'symmetry')}"
         f"{step.text(', to {} by their Fourier shell correlation', 'resolution_angst')}."
     )

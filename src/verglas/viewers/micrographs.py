@@ -85,7 +85,7 @@ def micrograph_picture(
     y_angst: NDArray[np.floating] | None = None,
     diameter_angst: float = 0.0,
     title: str = "",
-    side_px: int = 1000,
+    side_px: int = 920,
 ) -> Picture:
     """Draw a micrograph with circles about its picks.
 
@@ -111,11 +111,17 @@ def micrograph_picture(
             picture,
             np.asarray(x_angst) / pixel + offset,
             np.asarray(y_angst) / pixel + offset,
-            radius_px=max(3.0, 0.5 * diameter_angst / pixel),
+            radius_px=max(4.0, 0.5 * diameter_angst / pixel),
+            thickness_px=3.0,
         )
     draw_scale_bar(picture, pixel)
     if title:
         draw_label(picture, title, "top left")
     picks = f" with {n_picks} picks" if x_angst is not None else ""
+    caption = f"Low-passed to {visible:.0f} Å."
+    if picks:
+        caption = (
+            f"Picks, circles of {diameter_angst:g} Å; the image is low-passed to {visible:.0f} Å."
+        )
     alt = f"Micrograph {title}{picks}, low-passed to {visible:.0f} Å"
-    return from_image(picture, name, alt=alt, is_noisy=True)
+    return from_image(picture, name, alt=alt, caption=caption)

@@ -11,10 +11,11 @@ __all__ = ["direction_density", "orientation_picture"]
 _N_LONGITUDE, _N_LATITUDE = 72, 36
 _MOST_PARTICLES = 20_000
 _BATCH = 500
+_FINER = 3
 
 
 def direction_density(
-    rot_deg: NDArray[np.floating], tilt_deg: NDArray[np.floating], *, width_deg: float = 6.0
+    rot_deg: NDArray[np.floating], tilt_deg: NDArray[np.floating], *, width_deg: float
 ) -> NDArray[np.float64]:
     """Work out how much more often each direction occurs than if all were equally likely.
 
@@ -67,17 +68,20 @@ def orientation_picture(
         symmetry: point group, noted in the caption.
     """
     from matplotlib.colors import LinearSegmentedColormap
+    from scipy.ndimage import zoom
 
-    density = direction_density(rot_deg, tilt_deg)
+    width = min(20.0, max(5.0, 120.0 / np.sqrt(max(len(rot_deg), 1))))
+    density = direction_density(rot_deg, tilt_deg, width_deg=width)
+    fine = zoom(density, _FINER, order=1, mode="grid-wrap", grid_mode=True)
     colours = LinearSegmentedColormap.from_list(
         "views", ["#f3f7f8", "#a9d3dc", "#3f97ab", "#0f5b6e", "#e0863a"]
     )
     empty = float((density < 0.1).mean())
     with plot(460, 290, projection="mollweide") as (figure, axes):
-        longitude = np.linspace(-np.pi, np.pi, _N_LONGITUDE + 1)
-        latitude = np.linspace(-np.pi / 2, np.pi / 2, _N_LATITUDE + 1)
+        longitude = np.linspace(-np.pi, np.pi, fine.shape[1] + 1)
+        latitude = np.linspace(-np.pi / 2, np.pi / 2, fine.shape[0] + 1)
         mesh = axes.pcolormesh(
-            longitude, latitude, density, cmap=colours, vmin=0, rasterized=True, shading="flat"
+            longitude, latitude, fine, cmap=colours, vmin=0, rasterized=True, shading="flat"
         )
         axes.grid(visible=True, color=SOFT, alpha=0.25, linewidth=0.6)
         axes.set_xticks(np.deg2rad([-120, -60, 0, 60, 120]))
@@ -95,7 +99,8 @@ def orientation_picture(
         )
         caption = (
             f"Viewing directions of {len(rot_deg)} particles, rot across and tilt upwards from "
-            f"180° to 0°; the busiest has {density.max():.1f} times the mean.{note}"
+            f"180° to 0°, blurred by {width:.0f}°; the busiest has {density.max():.1f} times "
+            f"the mean.{note}"
         )
         alt = f"Equal-area map of viewing directions; {100 * empty:.0f} % of the sphere is empty"
         return finish(figure, name, alt=alt, caption=caption)

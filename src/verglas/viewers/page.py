@@ -30,6 +30,11 @@ class Param:
     help: str = ""
     is_changed: bool = False
 
+    @property
+    def is_long(self) -> bool:
+        """Whether the value needs a line of its own."""
+        return len(self.value) > 30
+
 
 @dataclass(frozen=True)
 class Reference:

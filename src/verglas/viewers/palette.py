@@ -107,8 +107,8 @@ def finish(
         width: share of the page.
     """
     png, svg = io.BytesIO(), io.StringIO()
-    # the vector drawing first: the layout is worked out once, in its units
     figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+    figure.set_layout_engine("none")  # it stays as it was worked out for the first
     figure.savefig(png, format="png", dpi=2 * _PX_PER_INCH, facecolor="white")
     width_px = round(figure.get_figwidth() * _PX_PER_INCH)
     text = _themed(svg.getvalue(), name, alt)

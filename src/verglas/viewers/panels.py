@@ -53,6 +53,7 @@ Shown = Picture | TextTable | Missing | str
 _MOST_ROWS = 12
 _MOST_CURVES = 60
 _MOST_MARKS = 8
+_FEWEST_VALUES = 6
 _COMPARED_ROWS = 200
 
 
@@ -153,7 +154,7 @@ def _draw_histogram(panel: Histogram, scene: Scene, name: str) -> list[Shown]:
         for port, data in scene.sets.items()
         if panel.x in data.columns and data.n_items
     }
-    if not any(np.isfinite(values).any() for values in groups.values()):
+    if sum(np.isfinite(values).sum() for values in groups.values()) < _FEWEST_VALUES:
         return []
     return [histogram_picture(groups, panel.x, name)]
 

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+_QUALITY = 82
+
 __all__ = ["Missing", "Picture", "Width", "from_image"]
 
-Width = Literal["third", "half", "whole"]
+Width = Literal["third", "half", "two-thirds", "whole"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Picture:
         caption: what to look at; plain text.
         width_px: how wide it is shown at most; files hold twice as many pixels.
         svg: drawn in place of the file where it is there, in the colours of the page.
-        jpeg: shown on the page in place of the file where it is there; noise packs badly.
+        webp: shown on the page in place of the file where it is there; it is much smaller.
         width: share of the page.
     """
 
@@ -35,12 +37,12 @@ class Picture:
     width_px: int = 480
     svg: str = ""
     width: Width = "half"
-    jpeg: bytes = b""
+    webp: bytes = b""
 
     @property
     def data_uri(self) -> str:
         """The picture as text that a page can hold."""
-        kind, content = ("jpeg", self.jpeg) if self.jpeg else ("png", self.png)
+        kind, content = ("webp", self.webp) if self.webp else ("png", self.png)
         return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
@@ -59,8 +61,7 @@ def from_image(
     alt: str,
     caption: str = "",
     width: Width = "half",
-    scale: int = 2,
-    is_noisy: bool = False,
+    scale: float = 2.0,
 ) -> Picture:
     """Turn a drawing into a picture.
 
@@ -71,18 +72,19 @@ def from_image(
         caption: what to look at.
         width: share of the page.
         scale: pixels of the file for each pixel of the page.
-        is_noisy: pack it with losses on the page; not for transparent drawings.
     """
-    png, jpeg = io.BytesIO(), io.BytesIO()
-    image.save(png, "PNG", compress_level=6)
-    if is_noisy:
-        image.convert("RGB").save(jpeg, "JPEG", quality=82)
+    from PIL import features
+
+    png, webp = io.BytesIO(), io.BytesIO()
+    image.save(png, "PNG", compress_level=2)
+    if features.check("webp"):
+        image.save(webp, "WEBP", quality=_QUALITY, method=1)
     return Picture(
         name=name,
         png=png.getvalue(),
         alt=alt,
         caption=caption,
-        width_px=image.width // scale,
+        width_px=round(image.width / scale),
         width=width,
-        jpeg=jpeg.getvalue(),
+        webp=webp.getvalue(),
     )

@@ -66,6 +66,8 @@ def histogram_picture(
         name: of the picture.
         caption: what to look at.
     """
+    from matplotlib.ticker import MaxNLocator
+
     shown = {g: in_shown_unit(column, v[np.isfinite(v)]) for g, v in groups.items()}
     shown = {group: values for group, values in shown.items() if len(values)}
     everything = np.concatenate(list(shown.values())) if shown else np.zeros(1)
@@ -83,6 +85,7 @@ def histogram_picture(
             rwidth=0.92,
         )
         axes.set(xlabel=title, ylabel="number")
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(visible=False, axis="x")
         if len(shown) > 1:
             axes.legend()
@@ -110,7 +113,10 @@ def scatter_picture(
     """
     n_all = sum(len(x) for x, _ in groups.values())
     is_square = columns[0].replace("_x_", "_y_") == columns[1] and "_x_" in columns[0]
-    with plot(460, 400 if is_square else 300) as (figure, axes):
+    if is_square and not caption:
+        square = np.concatenate([x * x + y * y for x, y in groups.values()])
+        caption = f"Root mean square {np.sqrt(np.nanmean(square)):.2g} Å."
+    with plot(460, 360 if is_square else 300) as (figure, axes):
         for colour, (group, (x, y)) in zip(SERIES * 3, groups.items(), strict=False):
             x, y = in_shown_unit(columns[0], x), in_shown_unit(columns[1], y)
             if n_all > _MOST_DOTS or (is_square and n_all > 500):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["profile_picture", "rings_picture", "rings_tile"]
 
-_RING_MARKS_ANGST = (20.0, 10.0, 7.0, 5.0, 4.0, 3.0, 2.5, 2.0, 1.5)
+_RING_MARKS_ANGST = (10.0, 7.0, 5.0, 4.0, 3.0, 2.5, 2.0, 1.5)
 
 
 def rings_tile(spectrum: NDArray[np.floating], side_px: int) -> "Image":
@@ -38,7 +38,7 @@ def rings_picture(
     highest_per_angst: float,
     fit_res_angst: float | None = None,
     title: str = "",
-    side_px: int = 800,
+    side_px: int = 560,
 ) -> Picture:
     """Draw a spectrum, measured on the left and fitted on the right, with resolutions marked.
 
@@ -64,7 +64,7 @@ def rings_picture(
         alt=f"Power spectrum of {title or 'a micrograph'}, measured left and fitted right{fit}",
         caption="Thon rings: measured on the left, fitted on the right"
         + ("; the circle is the fit resolution." if fit else "."),
-        is_noisy=True,
+        width="third",
     )
 
 
@@ -89,7 +89,7 @@ def profile_picture(
         fit_res_angst: to which they agree.
         title: of the micrograph, for the text.
     """
-    with plot(460, 330) as (figure, axes):
+    with plot(600, 300) as (figure, axes):
         axes.plot(
             frequencies_per_angst,
             _matched(power, ctf2),
@@ -106,14 +106,14 @@ def profile_picture(
             axes.axvline(1 / fit_res_angst, color=SOFT, linewidth=1, linestyle="--")
             axes.annotate(
                 f"{fit_res_angst:.1f} Å",
-                (1 / fit_res_angst, 1.22),
-                xytext=(4, -2),
+                (1 / fit_res_angst, -0.28),
+                xytext=(-4, 0),
                 textcoords="offset points",
                 fontsize=8.5,
-                va="top",
+                ha="right",
             )
         axes.set(
-            ylim=(-0.3, 1.25),
+            ylim=(-0.3, 1.55),
             xlabel="spatial frequency at the mean defocus (1/Å)",
             ylabel="power, scaled",
         )
@@ -126,6 +126,7 @@ def profile_picture(
             name,
             alt=f"Radial power of {title or 'a micrograph'} against the squared CTF.{fit}",
             caption=f"Radial profile{f' of {title}' if title else ''} against the fitted CTF.{fit}",
+            width="two-thirds",
         )
 
 
@@ -157,16 +158,16 @@ def _mark_resolutions(picture: "Image", highest_per_angst: float) -> None:
 
     draw = ImageDraw.Draw(picture)
     centre = picture.width / 2
-    size = max(15, picture.width // 44)
+    size = max(15, picture.width // 25)
     last = 0.0
     for mark in _RING_MARKS_ANGST:
         place = centre + centre / mark / highest_per_angst
-        if place > picture.width - 2 * size or place - last < 3.2 * size:
+        if place > picture.width - 2 * size or place - last < 3.4 * size:
             continue
         last = place
         draw.line((place, centre - size / 2, place, centre + size / 2), fill="white", width=2)
         draw.text(
-            (place, centre + 1.2 * size),
+            (place, centre + 1.3 * size),
             f"{mark:g} Å",
             fill="white",
             font=font(size),

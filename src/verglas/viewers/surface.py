@@ -9,6 +9,7 @@ References:
     doi:10.1145/1141911.1142016 (depth darkening).
 """
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = [
     "VIEWS",
     "choose_level",
-    "render_surface",
     "shrink_volume",
     "view_matrix",
     "without_dust",
@@ -39,7 +39,7 @@ VIEWS: tuple[tuple[str, tuple[float, float, float]], ...] = (
 _Floats = NDArray[np.floating]
 
 _LOW, _HIGH = rgb("#2f7f93"), rgb("#e9f0ee")  # colours of the core and of the outside
-_STEPS = 3
+_STEPS = 1
 _NOISE_SIGMAS = 4.0
 _BLUR_ANGST = 3.0
 _ENCLOSED = 0.35
@@ -121,7 +121,7 @@ def without_dust(volume: NDArray[np.floating], level: float) -> tuple[NDArray[np
         level: grey value of the surface.
 
     Returns:
-        The volume, and the radius in voxels, about n // 2, that holds what is left.
+        The volume, cut to what is left of it about n // 2, and the radius of that in voxels.
     """
     from scipy import ndimage
 
@@ -134,8 +134,11 @@ def without_dust(volume: NDArray[np.floating], level: float) -> tuple[NDArray[np
     is_dust = ndimage.binary_dilation(dusty[pieces]) & ~(dense & ~dusty[pieces])
     cleaned = np.where(is_dust, np.minimum(volume, 0.5 * level), volume).astype(np.float32)
     kept = np.argwhere(dense & ~dusty[pieces]) - volume.shape[0] // 2
-    radius = float(np.sqrt((kept**2).sum(axis=1).max())) if len(kept) else volume.shape[0] / 2
-    return cleaned, radius
+    n = volume.shape[0]
+    radius = float(np.sqrt((kept**2).sum(axis=1).max())) if len(kept) else n / 2
+    half = min(n // 2, math.ceil(radius) + 4)
+    inside = slice(n // 2 - half, n // 2 + half)
+    return np.ascontiguousarray(cleaned[inside, inside, inside]), radius
 
 
 def view_matrix(rot_deg: float, tilt_deg: float, psi_deg: float) -> NDArray[np.float64]:
@@ -151,128 +154,135 @@ def view_matrix(rot_deg: float, tilt_deg: float, psi_deg: float) -> NDArray[np.f
     return matrix
 
 
-def render_surface(
-    volume: NDArray[np.floating],
-    *,
-    level: float,
-    angles_deg: Sequence[float] = (0.0, 0.0, 0.0),
-    side_px: int = 420,
-    zoom: float = 1.0,
-) -> "Image":
-    """Draw the surface of a map, seen from +z of the view, on a transparent ground.
+class Surface:
+    """A surface of a map, ready to be seen from several sides."""
 
-    Args:
-        volume: `[n, n, n]`.
-        level: grey value of the surface; denser is inside.
-        angles_deg: rot, tilt, psi of the view.
-        side_px: of the picture.
-        zoom: above 1 shows only the middle of the box.
-    """
-    from PIL import Image
-    from scipy import ndimage
+    def __init__(self, volume: _Floats, *, level: float) -> None:
+        """Prepare the map.
 
-    n = volume.shape[0]
-    spline = ndimage.spline_filter(np.asarray(volume, dtype=np.float32), order=3, output=np.float32)
-    turn = view_matrix(angles_deg[0], angles_deg[1], angles_deg[2])
-    field = _Field(spline, turn)
-    step = n / (side_px * zoom)
-    across = (np.arange(side_px) - (side_px - 1) / 2) * step
-    x, y = np.meshgrid(across, -across)
-    inside, hit = _first_dense(volume, turn, level=level, x=x, y=y)
-    xs, ys = x[hit], y[hit]
-    found = field.crossing(xs, ys, inside[hit] + 1.5, inside[hit] - 0.25, level)
-    depth = np.full(x.shape, np.nan)
-    depth[hit] = found
-    normal = field.normal(np.gradient(volume), xs, ys, found)
-    picture = np.zeros((side_px, side_px, 4), np.uint8)
-    picture[hit, :3] = _shade(normal, (xs, ys, found), _hollows(depth, n, step)[hit])
-    picture[hit, 3] = 255
-    return Image.fromarray(picture)
+        Args:
+            volume: `[n, n, n]`.
+            level: grey value of the surface; denser is inside.
+        """
+        from scipy import ndimage
+
+        self.volume = np.asarray(volume, dtype=np.float32)
+        self.level = level
+        self.spline = ndimage.spline_filter(self.volume, order=3, output=np.float32)
+        self.gradient = np.gradient(self.volume)
+
+    def render(
+        self, angles_deg: Sequence[float] = (0.0, 0.0, 0.0), *, side_px: int, zoom: float = 1.0
+    ) -> "Image":
+        """Draw the surface, seen from +z of the view, on a transparent ground.
+
+        Args:
+            angles_deg: rot, tilt, psi of the view.
+            side_px: of the picture.
+            zoom: above 1 shows only the middle of the box.
+        """
+        from PIL import Image
+
+        n = self.volume.shape[0]
+        field = _View(self, view_matrix(angles_deg[0], angles_deg[1], angles_deg[2]))
+        step = n / (side_px * zoom)
+        across = (np.arange(side_px) - (side_px - 1) / 2) * step
+        x, y = np.meshgrid(across, -across)
+        inside, hit = field.first_dense(x, y)
+        xs, ys = x[hit], y[hit]
+        found = field.crossing(xs, ys, inside[hit] + 1.5, inside[hit] - 0.25)
+        depth = np.full(x.shape, np.nan)
+        depth[hit] = found
+        normal = field.normal(xs, ys, found)
+        picture = np.zeros((side_px, side_px, 4), np.uint8)
+        picture[hit, :3] = _shade(normal, (xs, ys, found), _hollows(depth, n, step)[hit])
+        picture[hit, 3] = 255
+        return Image.fromarray(picture)
 
 
-class _Field:
-    """A map as a smooth function of the coordinates of a view."""
+class _View:
+    """A surface in the coordinates of a view, z towards the eye."""
 
-    def __init__(self, spline: NDArray[np.float32], turn: NDArray[np.float64]) -> None:
-        self.spline = spline
+    def __init__(self, surface: Surface, turn: NDArray[np.float64]) -> None:
+        self.surface = surface
         self.turn = turn
+        self.n = surface.volume.shape[0]
 
     def where(self, x: _Floats, y: _Floats, z: _Floats) -> NDArray[np.float64]:
         """Indices of points of the view in the array, `[3, ...]` in z, y, x."""
         points = np.tensordot(self.turn.T, np.stack([x, y, z]), axes=1)
-        indices: NDArray[np.float64] = points[::-1] + self.spline.shape[0] // 2
+        indices: NDArray[np.float64] = points[::-1] + self.n // 2
         return indices
 
-    def crossing(
-        self, x: _Floats, y: _Floats, near: _Floats, far: _Floats, level: float
-    ) -> NDArray[np.float64]:
+    def first_dense(self, x: _Floats, y: _Floats) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Find for each ray the first depth, to a voxel, that is dense, from +z down.
+
+        Returns:
+            The depths, and which rays meet anything.
+        """
+        from scipy import ndimage
+
+        n, centre = self.n, self.n // 2
+        # array order is z, y, x; the same rotation acts on it with both axes reversed
+        matrix = self.turn.T[::-1, ::-1]
+        offset = centre - matrix @ np.full(3, float(centre))
+        turned = ndimage.affine_transform(
+            self.surface.volume, matrix, offset, order=1, mode="constant"
+        )
+        dense = turned >= self.surface.level
+        first = np.where(dense.any(axis=0), n - 1 - np.argmax(dense[::-1], axis=0), -1)
+        # a fine ray may meet the surface where the nearest voxel's ray passes it by
+        start = ndimage.maximum_filter(first, size=3)
+        rows, columns = y + centre, x + centre
+        nearest = tuple(np.clip(np.rint(part).astype(int), 0, n - 1) for part in (rows, columns))
+        inside = start[nearest].astype(np.float64)
+        is_open = inside >= 0
+        hit = np.zeros(x.shape, bool)
+        while is_open.any():
+            where = [inside[is_open], rows[is_open], columns[is_open]]
+            found = ndimage.map_coordinates(turned, where, order=1, mode="constant")
+            hit[is_open] = found >= self.surface.level
+            inside[is_open & ~hit] -= 1
+            is_open &= ~hit & (inside >= 0)
+        return inside - centre, hit
+
+    def crossing(self, x: _Floats, y: _Floats, near: _Floats, far: _Floats) -> NDArray[np.float64]:
         """Find by false position where the rays pass the level between two depths."""
         from scipy import ndimage
 
         def excess(z: _Floats) -> NDArray[np.float64]:
             where = self.where(x, y, z)
-            values = ndimage.map_coordinates(self.spline, where, order=3, prefilter=False)
-            return np.asarray(values, dtype=np.float64) - level
+            values = ndimage.map_coordinates(self.surface.spline, where, order=3, prefilter=False)
+            return np.asarray(values, dtype=np.float64) - self.surface.level
 
         above, below = excess(near), excess(far)
         for _ in range(_STEPS):
-            share = np.clip(above / np.where(above == below, 1.0, above - below), 0.05, 0.95)
-            middle = near + share * (far - near)
+            middle = _between(near, far, above, below)
             value = excess(middle)
             dense = value >= 0
             far, below = np.where(dense, middle, far), np.where(dense, value, below)
             near, above = np.where(dense, near, middle), np.where(dense, above, value)
-        return 0.5 * (near + far)
+        return _between(near, far, above, below)
 
-    def normal(
-        self, gradient: Sequence[_Floats], x: _Floats, y: _Floats, z: _Floats
-    ) -> NDArray[np.float64]:
+    def normal(self, x: _Floats, y: _Floats, z: _Floats) -> NDArray[np.float64]:
         """Give the outward direction at surface points, `[3, ...]` in x, y, z of the view."""
         from scipy import ndimage
 
         where = self.where(x, y, z)
         parts = [
             ndimage.map_coordinates(part, where, order=1, output=np.float64)
-            for part in reversed(gradient)
+            for part in reversed(self.surface.gradient)
         ]
         outward = -np.tensordot(self.turn, np.stack(parts), axes=1)
         unit: NDArray[np.float64] = outward / np.maximum(np.linalg.norm(outward, axis=0), 1e-12)
         return unit
 
 
-def _first_dense(
-    volume: _Floats, turn: NDArray[np.float64], *, level: float, x: _Floats, y: _Floats
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Find for each ray the first depth, to a voxel, that is dense, from +z down.
-
-    Returns:
-        The depths, and which rays meet anything.
-    """
-    from scipy import ndimage
-
-    n, centre = volume.shape[0], volume.shape[0] // 2
-    # array order is z, y, x; the same rotation acts on it with both axes reversed
-    matrix = turn.T[::-1, ::-1]
-    offset = centre - matrix @ np.full(3, float(centre))
-    turned = ndimage.affine_transform(
-        np.asarray(volume, dtype=np.float32), matrix, offset, order=1, mode="constant"
-    )
-    dense = turned >= level
-    first = np.where(dense.any(axis=0), n - 1 - np.argmax(dense[::-1], axis=0), -1)
-    # a fine ray may meet the surface where the nearest voxel's ray passes it by
-    start = ndimage.maximum_filter(first, size=3)
-    rows, columns = y + centre, x + centre
-    nearest = tuple(np.clip(np.rint(part).astype(int), 0, n - 1) for part in (rows, columns))
-    inside = start[nearest].astype(np.float64)
-    is_open = inside >= 0
-    hit = np.zeros(x.shape, bool)
-    while is_open.any():
-        where = [inside[is_open], rows[is_open], columns[is_open]]
-        found = ndimage.map_coordinates(turned, where, order=1, mode="constant") >= level
-        hit[is_open] = found
-        inside[is_open] -= ~found
-        is_open &= ~hit & (inside >= 0)
-    return inside - centre, hit
+def _between(near: _Floats, far: _Floats, above: _Floats, below: _Floats) -> NDArray[np.float64]:
+    """Place the crossing between two depths by their values, not quite at either end."""
+    share = np.clip(above / np.where(above == below, 1.0, above - below), 0.05, 0.95)
+    place: NDArray[np.float64] = near + share * (far - near)
+    return place
 
 
 def _hollows(depth: NDArray[np.float64], n: int, step: float) -> NDArray[np.float64]:
@@ -283,9 +293,10 @@ def _hollows(depth: NDArray[np.float64], n: int, step: float) -> NDArray[np.floa
     filled = np.where(known, depth, 0.0)
     shade = np.zeros(depth.shape)
     for share in (0.015, 0.05):
-        sigma = share * n / step
-        weight = ndimage.gaussian_filter(known.astype(float), sigma)
-        mean = ndimage.gaussian_filter(filled, sigma) / np.maximum(weight, 1e-6)
+        side = 2 * round(1.7 * share * n / step) + 1
+        weight = ndimage.uniform_filter(ndimage.uniform_filter(known.astype(float), side), side)
+        mean = ndimage.uniform_filter(ndimage.uniform_filter(filled, side), side)
+        mean /= np.maximum(weight, 1e-6)
         shade += np.clip((mean - filled) / (share * n * 1.6), 0.0, 1.0)
     result: NDArray[np.float64] = np.clip(0.5 * shade, 0.0, 1.0)
     return result

@@ -54,10 +54,9 @@ def value_text(value: Any) -> str:
         return EMPTY
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, float):
-        return _float_text(value)
-    if isinstance(value, int):
-        return f"{value:,}".replace(",", "\u202f") if abs(value) >= 10_000 else str(value)
+    if isinstance(value, int | float):
+        text = _float_text(value) if isinstance(value, float) else _int_text(value)
+        return text.replace("-", "\u2212") if value < 0 else text
     if isinstance(value, Sequence) and not isinstance(value, str):
         return _list_text(value)
     return str(value)
@@ -99,6 +98,10 @@ def seconds_text(seconds: float) -> str:
     return f"{days} d {hours} h" if days else f"{hours} h {minutes} min"
 
 
+def _int_text(value: int) -> str:
+    return f"{value:,}".replace(",", "\u202f") if abs(value) >= 10_000 else str(value)
+
+
 def _float_text(value: float) -> str:
     if not math.isfinite(value):
         return "none" if math.isnan(value) else ("∞" if value > 0 else "-∞")
@@ -111,6 +114,10 @@ def _float_text(value: float) -> str:
 
 
 def _list_text(values: Sequence[Any]) -> str:
+    folders = {str(value).rpartition("/")[0] for value in values if isinstance(value, str)}
+    if len(folders) == 1 and len(values) > 1 and (folder := folders.pop()):
+        names = [str(value).rpartition("/")[2] for value in values]
+        return f"{_list_text(names)} in {folder}"
     texts = [value_text(value) for value in values]
     if len(texts) <= _LONGEST_LIST:
         return ", ".join(texts) or "none"
