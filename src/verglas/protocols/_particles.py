@@ -1,0 +1,304 @@
+"""Bring particles from tables to the likelihood engine: images, optics, noise groups, views.
+
+Shared by the protocols that classify or refine. A protocol calls `read_stack` and
+`initial_noise`; its chunk functions call `views_of_rows`. torch is imported inside.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from verglas.core.errors import FormatError, PortError
+from verglas.io.images import ImageRows
+from verglas.model import DataSet
+from verglas.sdk import Context, Task
+
+if TYPE_CHECKING:
+    import torch
+
+    from verglas.algorithms.views import Optics, Views
+    from verglas.kernels.disc import HalfDisc
+
+__all__ = [
+    "ParticleStack",
+    "add_shell_power",
+    "initial_noise",
+    "load_images",
+    "noise_groups",
+    "optics_of",
+    "read_stack",
+    "views_of_rows",
+]
+
+_CTF = ("defocus_u_angst", "defocus_v_angst", "defocus_angle_deg", "phase_shift_deg")
+_OPTICS = ("pixel_size_angst", "voltage_kv", "spherical_aberration_mm", "amplitude_contrast")
+_SMALLEST_GROUP = 20
+_BLOCK = 128  # images in memory at a time
+
+
+@dataclass(frozen=True)
+class ParticleStack:
+    """Particles of one box and one pixel size, ready to be cut into chunks.
+
+    Attributes:
+        rows: `item_id`, image, CTF, constants of the microscope, `noise_group`, and what
+            else was asked for.
+        n_groups: number of noise groups.
+        box_px: side of the images.
+        pixel_size_angst: of the images.
+    """
+
+    rows: pl.DataFrame
+    n_groups: int
+    box_px: int
+    pixel_size_angst: float
+
+
+def read_stack(data: DataSet, *, extra: tuple[str, ...] = (), needed_by: str) -> ParticleStack:
+    """Read what the engine needs of a data set, and check that the images are of one size.
+
+    Args:
+        data: particles with optics and CTF.
+        extra: further columns to keep, where the data set has them.
+        needed_by: id of the protocol, for messages.
+    """
+    data.require(("optics", "ctf"), needed_by=needed_by)
+    if data.n_items == 0:
+        raise PortError(f"{data.name} holds no particles", "loosen what came before")
+    kept = [name for name in extra if name in data.columns]
+    names = dict.fromkeys(("item_id", "image_path", "image_slice", *_CTF, *_OPTICS, *kept))
+    rows = data.rows(tuple(names))
+    bad = rows.filter(pl.any_horizontal(pl.col(*_CTF, *_OPTICS).is_null()))
+    if bad.height:
+        raise PortError(
+            f"{bad.height} particles of {data.name} lack CTF or optics, as item "
+            f"{bad['item_id'][0]}",
+            "select the particles that have them",
+        )
+    sizes = sorted(rows["pixel_size_angst"].unique().to_list())
+    if len(sizes) > 1:
+        raise PortError(
+            f"{data.name} has {len(sizes)} pixel sizes, {sizes[0]:g} to {sizes[-1]:g} Å",
+            f"{needed_by} takes particles of one pixel size; extract them so",
+        )
+    groups = noise_groups(data)
+    rows = rows.join(groups, on="item_id", how="left", maintain_order="left")
+    return ParticleStack(
+        rows=rows,
+        n_groups=int(groups["noise_group"].n_unique()),
+        box_px=_box(data, rows),
+        pixel_size_angst=float(sizes[0]),
+    )
+
+
+def _box(data: DataSet, rows: pl.DataFrame) -> int:
+    first = rows.row(0, named=True)
+    images = ImageRows([data.path(first["image_path"])], [first["image_slice"]])
+    _, height, width = images.shape
+    if height != width:
+        raise FormatError(
+            f"particles must be square: got {width} x {height} in {first['image_path']!r}"
+        )
+    return height
+
+
+def noise_groups(data: DataSet) -> pl.DataFrame:
+    """Put particles that share their noise into groups.
+
+    A group is a micrograph, or an optics group where micrographs are not known. In the
+    order of their ids, micrographs are joined until a group has 20 particles; what is left
+    at the end goes to the last group.
+
+    Returns:
+        `item_id` and `noise_group`, from 0.
+    """
+    known = ("micrograph_id", "micrograph_path", "optics_group")
+    name = next((name for name in known if name in data.columns), None)
+    if name is None:
+        return data.rows(("item_id",)).with_columns(noise_group=pl.lit(0, pl.Int64))
+    rows = data.rows(("item_id", name))
+    counts = rows.group_by(name).len().sort(name, nulls_last=True)
+    group, size, groups = 0, 0, []
+    for n in counts["len"].to_list():
+        if size >= _SMALLEST_GROUP:
+            group, size = group + 1, 0
+        groups.append(group)
+        size += n
+    if group and size < _SMALLEST_GROUP:
+        groups = [min(value, group - 1) for value in groups]
+    table = counts.select(name, noise_group=pl.Series(groups, dtype=pl.Int64))
+    rows = rows.join(table, on=name, how="left", nulls_equal=True, maintain_order="left")
+    return rows.select("item_id", "noise_group")
+
+
+def load_images(rows: pl.DataFrame, task: Task) -> "tuple[pl.DataFrame, torch.Tensor]":
+    """Read images; those that cannot be used are named and left out.
+
+    Args:
+        rows: with `item_id`, `image_path` and `image_slice`.
+        task: of the chunk.
+
+    Returns:
+        The rows whose images were read, and the images `[b, n, n]`.
+    """
+    import numpy as np
+    import torch
+
+    paths = [task.path(path) for path in rows["image_path"]]
+    source = ImageRows(paths, rows["image_slice"].to_numpy())
+    images, usable = _read_usable(source, rows, task)
+    finite = np.isfinite(images).all(axis=(1, 2))
+    for item in rows["item_id"].filter(pl.Series(usable & ~finite)):
+        task.skip(item, "image holds values that are not finite")
+    usable &= finite
+    return rows.filter(pl.Series(usable)), torch.from_numpy(images[usable])
+
+
+def _read_usable(source: ImageRows, rows: pl.DataFrame, task: Task) -> tuple[Any, Any]:
+    """Read all at once, or one by one where that fails."""
+    import numpy as np
+
+    usable = np.ones(rows.height, dtype=bool)
+    try:
+        return source.read_all(), usable
+    except FormatError:
+        pass  # found out which below
+    images: list[Any] = []
+    for i, item in enumerate(rows["item_id"]):
+        try:
+            images.append(source.read([i])[0])
+        except FormatError as error:
+            task.skip(item, str(error))
+            usable[i] = False
+            images.append(None)
+    shape = next((image.shape for image in images if image is not None), (1, 1))
+    zero = np.zeros(shape, np.float32)
+    return np.stack([zero if image is None else image for image in images]), usable
+
+
+def _blocks(rows: pl.DataFrame, task: Task) -> "Iterator[tuple[pl.DataFrame, torch.Tensor]]":
+    for start in range(0, rows.height, _BLOCK):
+        block, images = load_images(rows.slice(start, _BLOCK), task)
+        if block.height:
+            yield block, images
+
+
+def optics_of(rows: pl.DataFrame) -> "Optics":
+    """Take CTF and constants of the microscope out of rows that have the optics joined."""
+    import torch
+
+    from verglas.algorithms.views import Optics
+
+    names = (*_CTF, *_OPTICS[1:])
+    columns = rows.select(pl.col(names).cast(pl.Float64)).to_numpy()
+    return Optics(*torch.tensor(columns).unbind(1))
+
+
+def views_of_rows(
+    rows: pl.DataFrame,
+    task: Task,
+    *,
+    disc: "HalfDisc",
+    noise_power: "torch.Tensor",
+    scale: "torch.Tensor",
+    pixel_size_angst: float,
+    ctf_applied: str = "full",
+) -> "tuple[pl.DataFrame, Views]":
+    """Make the views of a chunk, a block of images at a time.
+
+    Args:
+        rows: of a `ParticleStack`.
+        task: of the chunk.
+        disc: the coefficients wanted.
+        noise_power: `[g, s]`, by noise group.
+        scale: `[g]`.
+        pixel_size_angst: of the images.
+        ctf_applied: "flipped" for images whose phases were flipped.
+
+    Returns:
+        The rows whose images were read, and their views.
+    """
+    import torch
+
+    from verglas.algorithms.views import Views, make_views
+
+    kept, parts = [], []
+    for block, images in _blocks(rows, task):
+        kept.append(block)
+        parts.append(
+            make_views(
+                images,
+                optics=optics_of(block),
+                noise_power=noise_power,
+                scale=scale,
+                group=torch.from_numpy(block["noise_group"].to_numpy().copy()),
+                disc=disc,
+                pixel_size_angst=pixel_size_angst,
+                ctf_applied=ctf_applied,
+            )
+        )
+    if not parts:
+        raise FormatError(f"none of {rows.height} images from {rows['image_path'][0]!r} is usable")
+    return pl.concat(kept), Views(
+        data=torch.cat([part.data for part in parts]),
+        ctf=torch.cat([part.ctf for part in parts]),
+        noise_power=torch.cat([part.noise_power for part in parts]),
+        group=torch.cat([part.group for part in parts]),
+        disc=disc,
+        pixel_size_angst=pixel_size_angst,
+    )
+
+
+def add_shell_power(
+    rows: pl.DataFrame, task: Task, *, radius: int, n_groups: int
+) -> tuple[pl.DataFrame, dict[str, Any]]:
+    """Sum half the squared modulus of the images' transforms by group and shell."""
+    import torch
+
+    from verglas.kernels.disc import gather_disc, half_disc, shell_sums
+    from verglas.kernels.fourier import rfft2
+
+    power = torch.zeros(n_groups, radius + 1, dtype=torch.float64)
+    count = torch.zeros_like(power)
+    kept = []
+    for block, images in _blocks(rows, task):
+        disc = half_disc(images.shape[-1], radius)
+        group = torch.from_numpy(block["noise_group"].to_numpy().copy())
+        data = gather_disc(rfft2(images), disc)
+        power.index_add_(0, group, shell_sums(data.abs().square() / 2, disc))
+        count.index_add_(0, group, shell_sums(torch.ones(len(data), disc.n_coefficients), disc))
+        kept.append(block.select("item_id"))
+    done = pl.concat(kept) if kept else rows.select("item_id").clear()
+    return done, {"power": power.numpy(), "count": count.numpy()}
+
+
+def initial_noise(
+    ctx: Context, stack: ParticleStack, *, radius: int, chunk: int = 1000
+) -> "tuple[ParticleStack, torch.Tensor]":
+    """Take the power of the images themselves as the first estimate of the noise.
+
+    Args:
+        ctx: of the job.
+        stack: the particles.
+        radius: last shell wanted.
+        chunk: particles at a time.
+
+    Returns:
+        The stack without images that could not be read, and `[g, radius + 1]`, the
+        variance of one real component of the unscaled transform.
+    """
+    import torch
+
+    from verglas.algorithms.em.prior import updated_noise
+
+    found = ctx.accumulate(
+        add_shell_power, stack.rows, chunk=chunk, radius=radius, n_groups=stack.n_groups
+    )
+    power, count = (torch.from_numpy(found.sums[None][name]) for name in ("power", "count"))
+    rows = stack.rows.join(found.rows, on="item_id", how="semi", maintain_order="left")
+    if not rows.height:
+        raise FormatError(f"none of {stack.rows.height} images could be read")
+    usable = ParticleStack(rows, stack.n_groups, stack.box_px, stack.pixel_size_angst)
+    return usable, updated_noise(power, count, torch.ones(stack.n_groups, radius + 1))
