@@ -1,6 +1,7 @@
 """Choose what is drawn of a job: the viewers that suit what it made."""
 
 import logging
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -37,7 +38,7 @@ def draw_job(project: "Project", record: JobRecord) -> list[Shown]:
         if not data.n_items:
             continue
         for viewer in best_viewers(project.registry.viewers.values(), data):
-            name = f"{record.id}-{port}-{viewer.id.rpartition('.')[2]}"
+            name = re.sub(r"[^\w-]+", "-", f"{record.id}-{port}-{viewer.id.rpartition('.')[2]}")
             scene = Scene(name, ordered, inputs, record.parameters)
             shown += draw_viewer(viewer, scene)
     return shown

@@ -14,6 +14,7 @@ from verglas.api.inputs import JobRef, find_job
 from verglas.core.errors import UserError
 from verglas.core.files import atomic_path, write_text
 from verglas.engine.environment import describe_environment
+from verglas.engine.progress import OnProgress, ProgressUpdate, silent
 from verglas.project.record import JobRecord, JobStatus
 from verglas.sdk.params import json_schema
 from verglas.viewers.graph import Node, draw_graph
@@ -64,7 +65,13 @@ class _Content:
         return [r for r in reversed(self.records) if r.status is JobStatus.DONE]
 
 
-def write_report(project: "Project", path: Path, *, jobs: Sequence[JobRef] | None = None) -> Path:
+def write_report(
+    project: "Project",
+    path: Path,
+    *,
+    jobs: Sequence[JobRef] | None = None,
+    show: OnProgress = silent,
+) -> Path:
     """Write a page about a project that holds all its pictures and needs no other file.
 
     The pictures are also written as files to `<name>_pictures` beside the page. Jobs may be in
@@ -74,6 +81,7 @@ def write_report(project: "Project", path: Path, *, jobs: Sequence[JobRef] | Non
         project: open; it is only read.
         path: of the page; a folder gets `report.html`.
         jobs: the ones to show, as `j12` or numbers; all that were not deleted by default.
+        show: takes progress updates, one for each job.
 
     Returns:
         The path of the page.
@@ -83,7 +91,10 @@ def write_report(project: "Project", path: Path, *, jobs: Sequence[JobRef] | Non
     if path.suffix.lower() not in (".html", ".htm"):
         path = path / "report.html"
     content = _collect(project, jobs)
-    steps = [_step(content, record) for record in content.records]
+    steps = []
+    for done, record in enumerate(content.records):
+        show(ProgressUpdate(record.id, "report", done, len(content.records)))
+        steps.append(_step(content, record))
     svg, is_narrow = _draw_workflow(content)
     hero = draw_portrait(project, content.done())
     paragraphs, references = write_methods(

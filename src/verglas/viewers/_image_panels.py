@@ -21,7 +21,9 @@ FRAMED_KINDS = ("classes2d", "volumes")
 """Kinds of which a selection is shown among what it was selected from."""
 
 _ORDER_WORDS = {"n_particles": "size"}
-_N_TILES = {"particles": 40, "micrographs": 16}
+_N_TILES = {"particles": 40, "micrographs": 8}
+_N_COLUMNS = {"particles": 10, "micrographs": 4}
+_N_SPECTRA = 24
 _MOST_TILES = 80
 _MOST_ASIDE = 8
 _PARTICLE_LOW_PASS_ANGST = 8.0
@@ -37,7 +39,8 @@ def draw_gallery(panel: Gallery, scene: Scene, name: str) -> list[Picture | Miss
     if parent is not None:
         chosen = set(data.rows(["item_id"])["item_id"])
         data = parent
-    n_tiles = _N_TILES.get(kind, _MOST_TILES)
+    is_spectrum = panel.image == "spectrum_path"
+    n_tiles = _N_SPECTRA if is_spectrum else _N_TILES.get(kind, _MOST_TILES)
     rows = _gallery_rows(panel, data, n_tiles)
     tiles: list[Tile] = []
     missing: list[str] = []
@@ -86,27 +89,26 @@ def _gallery(
         name,
         alt=f"Gallery of {kind}: {caption}",
         caption=caption,
-        n_columns=10 if kind == "particles" else 8,
+        n_columns=8 if panel.image == "spectrum_path" else _N_COLUMNS.get(kind, 8),
         low_pass_angst=_PARTICLE_LOW_PASS_ANGST if kind == "particles" else 0.0,
     )
 
 
 def _gallery_rows(panel: Gallery, data: DataSet, n_tiles: int) -> list[dict[str, Any]]:
     """Choose rows: best first where there is an order, spread evenly where there is none."""
-    frame = data.with_optics()
-    if panel.sort_by and panel.sort_by in data.columns:
-        descending = panel.sort_by.startswith("n_") or panel.sort_by == "score"
-        frame = frame.sort(panel.sort_by, descending=descending, nulls_last=True)
-        if not descending and data.n_items > n_tiles:
-            return _spread(frame, data.n_items, n_tiles)
-        return frame.head(n_tiles).collect().to_dicts()
-    return _spread(frame, data.n_items, n_tiles)
-
-
-def _spread(frame: pl.LazyFrame, n_items: int, n_tiles: int) -> list[dict[str, Any]]:
-    places = np.unique(np.linspace(0, n_items - 1, min(n_items, n_tiles)).round().astype(int))
-    rows: list[dict[str, Any]] = frame.collect()[places.tolist()].to_dicts()
-    return rows
+    is_sorted = bool(panel.sort_by) and panel.sort_by in data.columns
+    ids = data.rows(["item_id", panel.sort_by] if is_sorted else ["item_id"])
+    is_descending = panel.sort_by.startswith("n_") or panel.sort_by == "score"
+    if is_sorted:
+        ids = ids.sort(panel.sort_by, descending=is_descending, nulls_last=True)
+    if is_sorted and is_descending:
+        ids = ids.head(n_tiles)
+    else:
+        places = np.linspace(0, ids.height - 1, min(ids.height, n_tiles)).round().astype(int)
+        ids = ids[np.unique(places).tolist()]
+    wanted = ids.select("item_id").lazy()
+    rows = wanted.join(data.with_optics(), on="item_id", how="left", maintain_order="left")
+    return rows.collect().to_dicts()
 
 
 def _add_tile(

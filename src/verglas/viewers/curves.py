@@ -26,7 +26,7 @@ _STYLES: dict[str, dict[str, Any]] = {
     "half maps corrected": {"colour": SERIES[2]},
     "expected from half maps": {"colour": SERIES[2], "is_dashed": True, "is_thin": False},
 }
-_QUOTED = ("corrected", "half maps corrected", "fsc", "model")
+_HALF_MAPS = "half maps corrected"
 
 
 def curve_pictures(rows: Sequence[Mapping[str, Any]], name: str) -> list[Picture]:
@@ -102,9 +102,8 @@ def fsc_picture(lines: Sequence[Line], name: str) -> Picture:
         axes.axhline(0, color=GRID, linewidth=1.2)
         for i, line in enumerate(ordered):
             draw_line(axes, line, SERIES[i % len(SERIES)])
-        quoted = [line for line in ordered if _is_quoted(line.label)] or ordered[:1]
-        for line in quoted:
-            texts += _mark_resolutions(axes, line)
+        for line, thresholds in _quoted(ordered):
+            texts += _mark_resolutions(axes, line, thresholds)
         highest = max(float(line.x.max()) for line in ordered)
         axes.set(
             xlim=(0, highest),
@@ -167,14 +166,22 @@ def _place(label: str) -> tuple[int, str]:
     return (_ORDER.index(label), "") if label in _ORDER else (len(_ORDER), "")
 
 
-def _is_quoted(label: str) -> bool:
-    return any(label.lower() == quoted for quoted in _QUOTED)
+def _quoted(lines: Sequence[Line]) -> list[tuple[Line, tuple[float, ...]]]:
+    """Choose the curves whose resolutions are quoted, and at which thresholds.
+
+    Half maps are judged at 0.143 after the mask's part is taken out, a map against a reference
+    at 0.5 (Rosenthal & Henderson 2003, doi:10.1016/j.jmb.2003.07.013).
+    """
+    by_label = {line.label: line for line in lines}
+    if _HALF_MAPS in by_label and "masked" in by_label:
+        return [(by_label["masked"], (0.5,)), (by_label[_HALF_MAPS], (0.143,))]
+    return [(by_label.get("corrected", lines[0]), _THRESHOLDS)]
 
 
-def _mark_resolutions(axes: Any, line: Line) -> list[str]:
+def _mark_resolutions(axes: Any, line: Line, thresholds: Sequence[float]) -> list[str]:
     """Mark where a curve passes the thresholds, and say so."""
     texts = []
-    for threshold in _THRESHOLDS:
+    for threshold in thresholds:
         resolution = resolution_at(line, threshold)
         if resolution is None:
             continue

@@ -76,7 +76,7 @@ def shrink(image: NDArray[np.floating], max_side_px: int) -> tuple[NDArray[np.fl
     Returns:
         The smaller image, and the side of the blocks.
     """
-    factor = max(1, max(image.shape) // (2 * max_side_px) + (max(image.shape) > 2 * max_side_px))
+    factor = -(-max(image.shape) // (2 * max_side_px))
     height, width = (side // factor for side in image.shape)
     blocks = image[: height * factor, : width * factor]
     blocks = blocks.reshape(height, factor, width, factor)
@@ -189,11 +189,12 @@ def draw_circles(
     """
     from PIL import Image, ImageDraw
 
-    finer = 2
+    finer = 4
     mask = Image.new("L", (image.width * finer, image.height * finer), 0)
     draw = ImageDraw.Draw(mask)
     radius, thick = radius_px * finer, max(1, round(thickness_px * finer))
-    for x, y in zip((x_px + 0.5) * finer, (image.height - 0.5 - y_px) * finer, strict=True):
+    xs, ys = (x_px + 0.5) * finer, (image.height - 0.5 - y_px) * finer
+    for x, y in zip(xs, ys, strict=True):
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=255, width=thick)
     image.paste(rgb(colour), mask=mask.reduce(finer))
 

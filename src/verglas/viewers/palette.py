@@ -122,6 +122,8 @@ def _themed(svg: str, name: str, alt: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
+    # its style sheet would hold for the whole page; the same as attributes holds for itself
+    svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = re.sub(r'(xlink:href="|href="|url\()#', rf"\1#{name}-", svg)
     for colour, variable in _CSS_NAMES.items():
@@ -129,7 +131,7 @@ def _themed(svg: str, name: str, alt: str) -> str:
     svg = _FONT.sub(_font, svg)
     return re.sub(
         r'<svg ([^>]*?)width="[^"]*"([^>]*)>',
-        rf'<svg \1\2 role="img" aria-label="{_literal(escape(alt))}">',
+        rf'<svg \1\2 stroke-linejoin="round" role="img" aria-label="{_literal(escape(alt))}">',
         re.sub(r'(<svg [^>]*?)height="[^"]*"', r"\1", svg, count=1),
         count=1,
     )

@@ -95,7 +95,7 @@ def choose_level(
     n_inside = int(_ENCLOSED * np.count_nonzero(particle))
     if n_inside < 1:
         return float(np.percentile(volume, 99))
-    solvent = volume[(blurred < np.median(blurred)) | ~allowed]
+    solvent = volume[(blurred <= np.median(blurred)) | ~allowed]
     centre = float(np.median(solvent))
     sigma = 1.4826 * float(np.median(np.abs(solvent - centre)))
     ordered = np.partition(volume[allowed], -n_inside)
