@@ -95,13 +95,23 @@ def write_report(
     for done, record in enumerate(content.records):
         show(ProgressUpdate(record.id, "report", done, len(content.records)))
         steps.append(_step(content, record))
+    page = _page(content, steps)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pictures = [picture for step in steps for picture in step.pictures]
+    pictures += [page.hero] if page.hero else []
+    _write_pictures(path.with_name(f"{path.stem}_pictures"), pictures)
+    write_text(path, render_page(page))
+    log.info("wrote %s, %d pictures, %.1f s", path, len(pictures), time.perf_counter() - start)
+    return path
+
+
+def _page(content: _Content, steps: Sequence[StepView]) -> Page:
+    """Put together what stands around the steps."""
+    project = content.project
     svg, is_narrow = _draw_workflow(content)
-    hero = draw_portrait(project, content.done())
-    paragraphs, references = write_methods(
-        [_method(content, record) for record in reversed(content.done())],
-        version=version("verglas"),
-    )
-    page = Page(
+    methods = [_method(content, record) for record in reversed(content.done())]
+    paragraphs, references = write_methods(methods, version=version("verglas"))
+    return Page(
         title=project.name or project.root.name,
         subtitle=_subtitle(content),
         date=f"{_today()}, {datetime.now():%H:%M}",
@@ -112,15 +122,9 @@ def write_report(
         methods=paragraphs,
         references=references,
         environment=_environment(content.records),
-        hero=hero,
+        hero=draw_portrait(project, content.done()),
         notices=_notices(content),
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pictures = [picture for step in steps for picture in step.pictures]
-    _write_pictures(path.with_name(f"{path.stem}_pictures"), [*pictures, *([hero] if hero else [])])
-    write_text(path, render_page(page))
-    log.info("wrote %s, %d pictures, %.1f s", path, len(pictures), time.perf_counter() - start)
-    return path
 
 
 def _collect(project: "Project", jobs: Sequence[JobRef] | None) -> _Content:

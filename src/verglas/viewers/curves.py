@@ -69,7 +69,7 @@ def curve_pictures(rows: Sequence[Mapping[str, Any]], name: str) -> list[Picture
 def resolution_at(line: Line, threshold: float) -> float | None:
     """Resolution in Å at which a curve first falls below a threshold; None if it does not."""
     below = np.flatnonzero((line.y < threshold) & (line.x > 0))
-    if not len(below) or below[0] == 0:
+    if not len(below) or below[0] == 0 or line.y[below[0] - 1] < threshold:
         return None
     i = int(below[0])
     x0, x1, y0, y1 = line.x[i - 1], line.x[i], line.y[i - 1], line.y[i]

@@ -1,10 +1,15 @@
 """Draw from which directions particles are seen, in an equal-area map of the sphere."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
 from verglas.viewers.palette import SOFT, finish, plot
 from verglas.viewers.picture import Picture
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = ["direction_density", "orientation_picture"]
 
@@ -77,30 +82,34 @@ def orientation_picture(
         "views", ["#f3f7f8", "#a9d3dc", "#3f97ab", "#0f5b6e", "#e0863a"]
     )
     empty = float((density < 0.1).mean())
+    note = (
+        f" Directions are as stored; symmetry {symmetry} gives each its equivalents."
+        if symmetry and symmetry != "C1"
+        else ""
+    )
+    caption = (
+        f"Viewing directions of {len(rot_deg)} particles, rot across and tilt upwards from 180° "
+        f"to 0°, blurred by {width:.0f}°; the busiest has {density.max():.1f} times the mean."
+        f"{note}"
+    )
+    alt = f"Equal-area map of viewing directions; {100 * empty:.0f} % of the sphere is empty"
     with plot(460, 290, projection="mollweide") as (figure, axes):
         longitude = np.linspace(-np.pi, np.pi, fine.shape[1] + 1)
         latitude = np.linspace(-np.pi / 2, np.pi / 2, fine.shape[0] + 1)
         mesh = axes.pcolormesh(
             longitude, latitude, fine, cmap=colours, vmin=0, rasterized=True, shading="flat"
         )
-        axes.grid(visible=True, color=SOFT, alpha=0.25, linewidth=0.6)
-        axes.set_xticks(np.deg2rad([-120, -60, 0, 60, 120]))
-        axes.set_xticklabels([f"{value}°" for value in (-120, -60, 0, 60, 120)], fontsize=7)
-        axes.set_yticks(np.deg2rad([-60, -30, 0, 30, 60]))
-        axes.set_yticklabels([f"{90 - value}°" for value in (-60, -30, 0, 30, 60)], fontsize=7)
+        _label_sphere(axes)
         bar = figure.colorbar(mesh, ax=axes, orientation="horizontal", shrink=0.55, pad=0.06)
         bar.set_label("views, relative to uniform", fontsize=8)
         bar.outline.set_visible(False)
         bar.ax.tick_params(labelsize=7.5)
-        note = (
-            f" Directions are as stored; symmetry {symmetry} gives each its equivalents."
-            if symmetry and symmetry != "C1"
-            else ""
-        )
-        caption = (
-            f"Viewing directions of {len(rot_deg)} particles, rot across and tilt upwards from "
-            f"180° to 0°, blurred by {width:.0f}°; the busiest has {density.max():.1f} times "
-            f"the mean.{note}"
-        )
-        alt = f"Equal-area map of viewing directions; {100 * empty:.0f} % of the sphere is empty"
         return finish(figure, name, alt=alt, caption=caption)
+
+
+def _label_sphere(axes: "Axes") -> None:
+    """Draw the lines of the map and name the tilts."""
+    axes.grid(visible=True, color=SOFT, alpha=0.25, linewidth=0.6)
+    axes.set_xticks(np.deg2rad([-120, -60, 0, 60, 120]), [""] * 5)
+    places = (-60, -30, 0, 30, 60)
+    axes.set_yticks(np.deg2rad(places), [f"{90 - place}°" for place in places], fontsize=7)

@@ -89,19 +89,13 @@ def profile_picture(
         fit_res_angst: to which they agree.
         title: of the micrograph, for the text.
     """
+    curves = [("measured", _matched(power, ctf2), SERIES[0], 1.3), ("CTF²", ctf2, SERIES[1], 1.3)]
+    curves += [("agreement", quality, SERIES[3], 1.0)] if quality is not None else []
+    fit = f" They agree to {fit_res_angst:.1f} Å." if fit_res_angst else ""
+    caption = f"Radial profile{f' of {title}' if title else ''} against the fitted CTF.{fit}"
     with plot(600, 300) as (figure, axes):
-        axes.plot(
-            frequencies_per_angst,
-            _matched(power, ctf2),
-            color=SERIES[0],
-            label="measured",
-            linewidth=1.3,
-        )
-        axes.plot(frequencies_per_angst, ctf2, color=SERIES[1], label="CTF²", linewidth=1.3)
-        if quality is not None:
-            axes.plot(
-                frequencies_per_angst, quality, color=SERIES[3], label="agreement", linewidth=1.0
-            )
+        for label, values, colour, width in curves:
+            axes.plot(frequencies_per_angst, values, color=colour, label=label, linewidth=width)
         if fit_res_angst:
             axes.axvline(1 / fit_res_angst, color=SOFT, linewidth=1, linestyle="--")
             axes.annotate(
@@ -120,14 +114,7 @@ def profile_picture(
         axes.margins(x=0)
         resolution_axis(axes)
         axes.legend(loc="upper right", ncols=3)
-        fit = f" They agree to {fit_res_angst:.1f} Å." if fit_res_angst else ""
-        return finish(
-            figure,
-            name,
-            alt=f"Radial power of {title or 'a micrograph'} against the squared CTF.{fit}",
-            caption=f"Radial profile{f' of {title}' if title else ''} against the fitted CTF.{fit}",
-            width="two-thirds",
-        )
+        return finish(figure, name, alt=caption, caption=caption, width="two-thirds")
 
 
 def _matched(power: NDArray[np.floating], ctf2: NDArray[np.floating]) -> NDArray[np.float64]:
