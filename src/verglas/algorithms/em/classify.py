@@ -6,7 +6,9 @@ fine, so that the first iterations see a smooth landscape.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,6 +33,10 @@ __all__ = [
 ]
 
 _MAX_DENSE_ROWS = 8000
+_NUMBERS = ("shift_prior_angst", "evidence_loglik", "fit_loglik", "iteration")
+_HAND_FLOOR = 0.2  # least share of a map's odd part while its hand is still open
+_HAND_GAIN = 3.0
+_HAND_ITERATIONS = 6
 
 
 @dataclass(frozen=True)
@@ -99,7 +105,9 @@ class ClassifyState:
         scale: `[g]`, intensity of each group.
         class_weight: `[c]`, share of the views of each reference.
         shift_prior_angst: standard deviation of shifts.
-        evidence_loglik: of the last iteration, per view.
+        evidence_loglik: of the last iteration, per view, against no signal.
+        fit_loglik: log-likelihood of the residuals per view; comparable between runs on the
+            same views at the same radius.
         iteration: number of iterations done.
     """
 
@@ -109,7 +117,22 @@ class ClassifyState:
     class_weight: Tensor
     shift_prior_angst: float
     evidence_loglik: float
+    fit_loglik: float
     iteration: int
+
+    def to_arrays(self) -> dict[str, Any]:
+        """Return numpy arrays and plain numbers by name."""
+        return {
+            name: value.numpy() if isinstance(value, Tensor) else value
+            for name, value in vars(self).items()
+        }
+
+    @staticmethod
+    def from_arrays(arrays: Mapping[str, Any]) -> "ClassifyState":
+        """Rebuild from what `to_arrays` gave, numbers as arrays or not."""
+        values: dict[str, Any] = {name: torch.as_tensor(v) for name, v in arrays.items()}
+        values |= {name: float(arrays[name]) for name in _NUMBERS}
+        return ClassifyState(**values | {"iteration": int(arrays["iteration"])})
 
 
 def first_state(config: ClassifyConfig, noise_power: Tensor) -> ClassifyState:
@@ -123,6 +146,7 @@ def first_state(config: ClassifyConfig, noise_power: Tensor) -> ClassifyState:
         class_weight=torch.full((config.n_classes,), 1 / config.n_classes),
         shift_prior_angst=config.shift_range_angst / 2,
         evidence_loglik=-math.inf,
+        fit_loglik=-math.inf,
         iteration=0,
     )
 
@@ -261,17 +285,22 @@ def classify_update(config: ClassifyConfig, state: ClassifyState, sums: Sums) ->
             )
             * mask
         )
+    stacked = torch.stack(maps)
+    settling = state.iteration + 1 - config.ramp_iterations
+    if not config.planar and 0 <= settling < _HAND_ITERATIONS:
+        stacked = _lift_hand(stacked)
     square, n_views = torch.as_tensor(sums.shift_square_angst2)
     measured = math.sqrt(float(square) / max(float(n_views), 1.0))
     total = sums.class_weight.sum().clamp_min(1e-9)
     return replace(
         state,
-        maps=torch.stack(maps),
+        maps=stacked,
         noise_power=updated_noise(sums.residual_power, sums.residual_count, state.noise_power),
         scale=updated_scale(state.scale, sums.scale_cross, sums.scale_power),
         class_weight=(sums.class_weight / total).float(),
         shift_prior_angst=max(math.hypot(measured, config.extent_angst / radius / 8), 1.5),
         evidence_loglik=float(sums.evidence_loglik) / max(float(n_views), 1.0),
+        fit_loglik=_fit_loglik(sums, max(float(n_views), 1.0)),
         iteration=state.iteration + 1,
     )
 
@@ -290,3 +319,28 @@ def _power_of_sums(
         planar=config.planar,
     )
     return _prior_power((plain * _mask(config, n))[None], radius, config)[0]
+
+
+def _fit_loglik(sums: Sums, n_views: float) -> float:
+    power = torch.as_tensor(sums.residual_power)
+    count = torch.as_tensor(sums.residual_count)
+    used = count > 0
+    return -float((count[used] * (power[used] / count[used]).log()).sum()) / n_views
+
+
+def _lift_hand(maps: Tensor) -> Tensor:
+    """Amplify the odd part of maps that have all but lost their hand.
+
+    At low resolution many particles look like their mirror image. Maps then settle on the
+    mean of both hands, a saddle of the likelihood that plain iterations leave only slowly
+    once finer detail comes in. The part that changes sign under inversion is what decides.
+    """
+    inverted = maps.flip(1, 2, 3)
+    if maps.shape[-1] % 2 == 0:
+        inverted = inverted.roll((1, 1, 1), (1, 2, 3))
+    even: Tensor = (maps + inverted) / 2
+    odd: Tensor = (maps - inverted) / 2
+    size = odd.flatten(1).norm(dim=1) / even.flatten(1).norm(dim=1).clamp_min(1e-30)
+    gain = (_HAND_FLOOR / size.clamp_min(1e-30)).clamp(1.0, _HAND_GAIN)
+    lifted: Tensor = even + gain[:, None, None, None] * odd
+    return lifted

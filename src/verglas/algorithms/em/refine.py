@@ -8,6 +8,7 @@ the start. Follows Scheres 2012 (doi:10.1016/j.jsb.2012.09.006) in the statistic
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,6 +34,7 @@ __all__ = [
     "RefineConfig",
     "RefineState",
     "finished",
+    "fit_to_box",
     "half_maps",
     "initial_state",
     "plan",
@@ -43,6 +45,8 @@ __all__ = [
 _DENSE_ORDER = 3  # 7.5 degrees
 _COARSEST_STEP_DEG = 7.5
 _MIN_SHIFT_PRIOR_ANGST = 1.5
+_WHOLE = ("radius", "shell", "iteration", "stalled")
+_NUMBERS = ("step_deg", "effective_cells", "shift_prior_angst")
 
 
 @dataclass(frozen=True)
@@ -124,9 +128,55 @@ class RefineState:
     iteration: int
     stalled: int
 
+    def to_arrays(self) -> dict[str, Any]:
+        """Return numpy arrays and plain numbers by name."""
+        return {
+            name: value.numpy() if isinstance(value, Tensor) else value
+            for name, value in vars(self).items()
+        }
+
+    @staticmethod
+    def from_arrays(arrays: Mapping[str, Any]) -> "RefineState":
+        """Rebuild from what `to_arrays` gave, numbers as arrays or not."""
+        values: dict[str, Any] = {name: torch.as_tensor(v) for name, v in arrays.items()}
+        values |= {name: int(arrays[name]) for name in _WHOLE}
+        values |= {name: float(arrays[name]) for name in _NUMBERS}
+        return RefineState(**values)
+
     def resolution_angst(self, config: RefineConfig) -> float:
         """Return the resolution at FSC 0.143, in the soft sphere, uncorrected."""
         return config.extent_angst / max(self.shell, 1)
+
+
+def fit_to_box(volume: Tensor, *, pixel_size_angst: float, config: RefineConfig) -> Tensor:
+    """Bring a map of any box and pixel size onto the box of the images.
+
+    Args:
+        volume: `[n, n, n]`.
+        pixel_size_angst: of the map.
+        config: of the run.
+
+    Returns:
+        `[box, box, box]`, about the same centre.
+    """
+    n = volume.shape[-1]
+    if len(set(volume.shape)) != 1:
+        raise ValueError(f"volume must be cubic: got shape {tuple(volume.shape)}")
+    # padded so that a whole number of voxels makes the change of pixel size exact enough
+    extent = max(n * pixel_size_angst, config.extent_angst)
+    padded = max(n, math.ceil(extent / pixel_size_angst))
+    wanted = round(padded * pixel_size_angst / config.pixel_size_angst)
+    wanted += (wanted - padded) % 2
+    grown = _about_centre(volume.float(), padded)
+    resized = fourier_resize3(grown[None], shape=(wanted,) * 3)[0]
+    return _about_centre(resized, config.box)
+
+
+def _about_centre(volume: Tensor, size: int) -> Tensor:
+    """Cut or pad a cube about voxel n // 2."""
+    before = size // 2 - volume.shape[-1] // 2
+    after = size - volume.shape[-1] - before
+    return torch.nn.functional.pad(volume, (before, after) * 3)
 
 
 def initial_state(config: RefineConfig, volume: Tensor, noise_power: Tensor) -> RefineState:

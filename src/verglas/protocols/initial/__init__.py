@@ -1,0 +1,1 @@
+"""Protocols that find a first map."""

@@ -1,0 +1,377 @@
+"""Refine a map from particles, by gold standard.
+
+The particles are split into two halves once and for ever; each half has its own map, and the
+two meet only in the Fourier shell correlation (FSC) that tells signal from noise. Every
+iteration compares all particles with projections of their half's map, at every orientation of
+a grid and every shift, keeps all poses by their probability, and makes new maps. Grids, noise,
+intensities and resolution adapt by themselves, until nothing improves.
+
+The reference need not be on the images' grey scale. Give the point group if the particle has
+one: its axes must be where the reference has them, as maps of `particles.initial_volume` do.
+The half maps are neither masked nor sharpened: `volumes.postprocess` does that.
+"""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from verglas.core.errors import ParamsError, PortError
+from verglas.model import CURVES, PARTICLES, VOLUMES, DataSet
+from verglas.protocols._particles import ParticleStack, initial_noise, read_stack, views_of_rows
+from verglas.protocols._poses import diameter_of, pose_rows, write_map
+from verglas.sdk import ArrayRef, Context, Params, Ports, Task, param, port, protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from verglas.algorithms.em.mstep import Sums
+    from verglas.algorithms.em.refine import RefineConfig, RefineState
+
+__all__ = ["Inputs", "Outputs", "Refine3dParams", "calibrate", "expect_half", "run"]
+
+_FEWEST = 40
+_CHUNK = 2000
+_CALIBRATION_VIEWS = 200
+_CALIBRATION_ROUNDS = 4
+_START_ENERGY = 20.0  # log-likelihood that the unscaled reference is brought to
+_PATTERN = ("item_id", "half_set")
+
+
+class Refine3dParams(Params):
+    """Size, symmetry and limits."""
+
+    diameter_angst: float | None = param(
+        None, gt=0, help="Diameter of the particle; by itself that of the particles."
+    )
+    symmetry: str = param("C1", help="Point group: C1, Cn, Dn, T, O or I.")
+    initial_low_pass_angst: float | None = param(
+        None,
+        gt=0,
+        help="Resolution of the reference at the start; by itself 1.5 times what it claims, "
+        "or 30 where it claims nothing.",
+    )
+    shift_range_angst: float = param(12.0, gt=0, help="Largest shift that is searched.")
+    finest_step_deg: float = param(
+        0.9, gt=0.1, le=15, advanced=True, help="Finest step between orientations."
+    )
+    max_resolution_angst: float = param(
+        0.0, ge=0, advanced=True, help="Never use data beyond this; 0 for no limit."
+    )
+    max_iterations: int = param(20, ge=1, le=100, help="Stop then, converged or not.")
+
+
+class Inputs(Ports):
+    """Particles with their CTF, and a map to start from."""
+
+    particles: DataSet = port(PARTICLES, needs=("optics", "ctf"))
+    reference: DataSet = port(VOLUMES)
+
+
+class Outputs(Ports):
+    """The map with its half maps, the particles with poses, and the FSC."""
+
+    volumes: DataSet = port(VOLUMES)
+    particles: DataSet = port(PARTICLES)
+    curves: DataSet = port(CURVES)
+
+
+def _views(
+    rows: pl.DataFrame, task: Task, config: "RefineConfig", state: "RefineState", radius: int
+) -> tuple[pl.DataFrame, Any]:
+    from verglas.kernels.disc import half_disc
+
+    return views_of_rows(
+        rows,
+        task,
+        disc=half_disc(config.box, radius),
+        noise_power=state.noise_power,
+        scale=state.scale,
+        pixel_size_angst=config.pixel_size_angst,
+    )
+
+
+def expect_half(
+    rows: pl.DataFrame, task: Task, *, config: "RefineConfig", state: ArrayRef, final: bool
+) -> tuple[pl.DataFrame, dict[str, Any]]:
+    """Compare particles of one half with their map and add up what they say."""
+    import torch
+
+    from verglas.algorithms.em.expectation import expect
+    from verglas.algorithms.em.refine import RefineState, plan, references
+
+    torch.set_num_threads(task.threads)
+    current = RefineState.from_arrays(task.load(state))
+    search = plan(config, current, final=final)
+    radius = search.levels[-1].radius
+    rows, views = _views(rows, task, config, current, radius)
+    half = int(rows["half_set"][0]) - 1
+    poses, sums = expect(
+        views,
+        references(config, current, half, radius),
+        search,
+        n_groups=len(current.noise_power),
+    )
+    found = pose_rows(rows, poses).with_columns(
+        x_effective_orientations=pl.Series(poses.effective_cells.double().numpy())
+    )
+    return found, sums.to_arrays()
+
+
+def calibrate(
+    rows: pl.DataFrame, task: Task, *, config: "RefineConfig", state: ArrayRef
+) -> tuple[pl.DataFrame, dict[str, Any]]:
+    """Find by how much the reference must be multiplied to match the images.
+
+    Beginning weak, the reference is scaled by what the images say of it under the
+    posterior, a few times over; the maximum of the likelihood in the scale is a fixed
+    point of this, and it is reached from below without committing to wrong poses.
+    """
+    import dataclasses
+
+    import torch
+
+    from verglas.algorithms.em.expectation import expect
+    from verglas.algorithms.em.refine import RefineState, plan, references
+
+    torch.set_num_threads(task.threads)
+    current = RefineState.from_arrays(task.load(state))
+    search = plan(config, current)
+    search = dataclasses.replace(search, levels=search.levels[:1])
+    radius = search.levels[0].radius
+    rows, views = _views(rows, task, config, current, radius)
+    reference = references(config, current, 0, radius)
+    factor = 1.0
+    for turn in range(_CALIBRATION_ROUNDS + 1):
+        scaled = dataclasses.replace(reference, half_volumes=reference.half_volumes * factor)
+        _, sums = expect(views, scaled, search, n_groups=len(current.noise_power))
+        if turn == 0:
+            energy = float(sums.scale_power.sum()) / len(views)
+            factor *= math.sqrt(_START_ENERGY / max(energy, 1e-30))
+        else:
+            cross, power = float(sums.scale_cross.sum()), float(sums.scale_power.sum())
+            factor *= min(5.0, max(0.2, cross / max(power, 1e-30)))
+    return rows.select("item_id"), {"log_factor": torch.tensor([math.log(factor), 1.0]).numpy()}
+
+
+def _with_halves(stack: ParticleStack, seed: int) -> pl.DataFrame:
+    """Give every particle its half, once: those it has are kept."""
+    import numpy as np
+
+    rows = stack.rows
+    if rows.height < _FEWEST:
+        raise PortError(
+            f"particles.refine_3d needs at least {_FEWEST} particles for two halves: got "
+            f"{rows.height}",
+            "pick more, or loosen the selection",
+        )
+    if "half_set" in rows.columns and rows["half_set"].null_count() == 0:
+        if rows["half_set"].n_unique() != 2:
+            raise PortError(
+                "particles.refine_3d: all particles are in one half set",
+                "give both halves, or particles without a half_set column",
+            )
+        return rows
+    order = np.random.default_rng(seed).permutation(rows.height)
+    half = np.empty(rows.height, np.int8)
+    half[order] = np.arange(rows.height) % 2 + 1
+    return rows.with_columns(half_set=pl.Series(half))
+
+
+def _reference_map(ctx: Context, inputs: Inputs, config: "RefineConfig") -> "Tensor":
+    """Bring the first map of the reference onto the box of the particles."""
+    import torch
+
+    from verglas.algorithms.em.refine import fit_to_box
+    from verglas.io.mrc import read_mrc
+
+    row = inputs.reference.rows(with_optics=True).row(0, named=True)
+    array, header_pixel = read_mrc(ctx.path(row["image_path"]))
+    pixel = row.get("pixel_size_angst") or header_pixel
+    if pixel is None:
+        raise PortError("the reference has no pixel size", "import it with one")
+    return fit_to_box(torch.from_numpy(array), pixel_size_angst=float(pixel), config=config)
+
+
+def _start_resolution(params: Refine3dParams, reference: DataSet) -> float:
+    if params.initial_low_pass_angst is not None:
+        return params.initial_low_pass_angst
+    if "resolution_angst" in reference.columns:
+        claimed = reference.rows(("resolution_angst",))["resolution_angst"][0]
+        if claimed is not None and math.isfinite(claimed):
+            return 1.5 * float(claimed)
+    return 30.0
+
+
+def _make_config(params: Refine3dParams, inputs: Inputs, stack: ParticleStack, seed: int) -> Any:
+    from verglas.algorithms.em.refine import RefineConfig
+    from verglas.kernels.symmetry import parse_symmetry
+
+    extent = stack.box_px * stack.pixel_size_angst
+    diameter = diameter_of(params.diameter_angst, inputs.particles, extent)
+    if diameter > extent:
+        raise ParamsError(
+            f"diameter_angst must fit the box of {extent:.0f} Å: got {diameter:.0f}",
+            "extract with a larger box",
+        )
+    try:
+        symmetry = parse_symmetry(params.symmetry)
+    except ValueError as error:
+        raise ParamsError(str(error), "give a point group, as C1, D7 or O") from error
+    return RefineConfig(
+        box=stack.box_px,
+        pixel_size_angst=stack.pixel_size_angst,
+        diameter_angst=diameter,
+        symmetry=symmetry,
+        initial_low_pass_angst=_start_resolution(params, inputs.reference),
+        shift_range_angst=params.shift_range_angst,
+        finest_step_deg=params.finest_step_deg,
+        max_resolution_angst=params.max_resolution_angst,
+        max_iterations=params.max_iterations,
+        seed=seed,
+    )
+
+
+def _expect(
+    ctx: Context, rows: pl.DataFrame, config: "RefineConfig", state: "RefineState", *, final: bool
+) -> "tuple[pl.DataFrame, dict[int, Sums]]":
+    import numpy as np
+
+    from verglas.algorithms.em.mstep import Sums
+
+    arrays = {name: np.asarray(value) for name, value in state.to_arrays().items()}
+    found = ctx.accumulate(
+        expect_half,
+        rows,
+        chunk=_CHUNK,
+        by="half_set",
+        config=config,
+        state=ctx.put(arrays),
+        final=final,
+    )
+    return found.rows, {int(h) - 1: Sums.from_arrays(sums) for h, sums in found.sums.items()}
+
+
+def _start(
+    ctx: Context, rows: pl.DataFrame, inputs: Inputs, config: "RefineConfig", noise: "Tensor"
+) -> "RefineState":
+    """Low-pass the reference and bring it to the images' grey scale."""
+    import dataclasses
+
+    import numpy as np
+
+    from verglas.algorithms.em.refine import initial_state
+
+    state = initial_state(config, _reference_map(ctx, inputs, config), noise)
+    sample = rows.sample(min(rows.height, _CALIBRATION_VIEWS), seed=config.seed).sort("item_id")
+    arrays = {name: np.asarray(value) for name, value in state.to_arrays().items()}
+    found = ctx.accumulate(
+        calibrate, sample, chunk=_CALIBRATION_VIEWS // 2, config=config, state=ctx.put(arrays)
+    )
+    total, count = found.sums[None]["log_factor"]
+    factor = math.exp(float(total) / float(count))
+    ctx.log.info("reference multiplied by %.4g", factor)
+    return dataclasses.replace(state, half_maps=state.half_maps * factor)
+
+
+def _refine(
+    ctx: Context, rows: pl.DataFrame, config: "RefineConfig", start: "RefineState"
+) -> "RefineState":
+    from verglas.algorithms.em.refine import RefineState, finished, plan, update
+
+    def step(arrays: dict[str, Any], iteration: int) -> dict[str, Any]:
+        state = RefineState.from_arrays(arrays)
+        found, sums = _expect(ctx, rows, config, state, final=False)
+        cells = found["x_effective_orientations"].median()
+        finest = plan(config, state).levels[-1].step_deg
+        state = update(config, state, sums, step_deg=finest, effective_cells=float(str(cells)))
+        ctx.log.info(
+            "iteration %d: %.2f Å at step %.2f deg, shifts %.1f Å, %.0f orientations a particle",
+            state.iteration,
+            state.resolution_angst(config),
+            finest,
+            state.shift_prior_angst,
+            state.effective_cells,
+        )
+        text = f"{state.resolution_angst(config):.1f} Å"
+        ctx.progress(state.iteration, config.max_iterations, text)
+        return state.to_arrays()
+
+    def until(arrays: dict[str, Any]) -> bool:
+        return finished(config, RefineState.from_arrays(arrays))
+
+    return RefineState.from_arrays(ctx.iterate(step, start.to_arrays(), until=until))
+
+
+@protocol(
+    "particles.refine_3d",
+    version=1,
+    label="Refine a map",
+    citations=("10.1016/j.jsb.2012.09.006", "10.1016/j.jmb.2003.07.013"),
+)
+def run(ctx: Context, params: Refine3dParams, inputs: Inputs) -> Outputs:
+    """Iterate to convergence, then look once more, well beyond what is resolved."""
+    from verglas.algorithms.em.refine import half_maps, update
+
+    stack = read_stack(inputs.particles, extra=("half_set",), needed_by="particles.refine_3d")
+    config = _make_config(params, inputs, stack, ctx.seed)
+    stack, noise = initial_noise(ctx, stack, radius=config.max_radius)
+    rows = _with_halves(stack, ctx.seed)
+    state = _refine(ctx, rows, config, _start(ctx, rows, inputs, config, noise))
+    if state.iteration >= config.max_iterations:
+        ctx.warn(f"stopped after {state.iteration} iterations, not yet converged")
+    poses, sums = _expect(ctx, rows, config, state, final=True)
+    final = update(
+        config, state, sums, step_deg=state.step_deg, effective_cells=state.effective_cells
+    )
+    halves = half_maps(config, sums)
+    resolution = final.resolution_angst(config)
+    names = ("half_map_1.mrc", "half_map_2.mrc", "map.mrc")
+    paths = [
+        write_map(ctx, name, volume, config.pixel_size_angst)
+        for name, volume in zip(names, (*halves, halves.mean(0)), strict=True)
+    ]
+    ctx.metric("resolution_angst", resolution)
+    ctx.metric("iterations", float(state.iteration))
+    ctx.metric("angular_step_deg", state.step_deg)
+    return Outputs(
+        volumes=_volumes(ctx, inputs, paths, resolution, config.symmetry),
+        particles=_posed(ctx, inputs.particles, rows, poses),
+        curves=_curve(ctx, final, config),
+    )
+
+
+def _volumes(
+    ctx: Context, inputs: Inputs, paths: list[str], resolution: float, symmetry: str
+) -> DataSet:
+    optics = inputs.particles.optics.head(1)
+    rows = pl.DataFrame(
+        {
+            "image_path": [paths[2]],
+            "image_slice": [0],
+            "half_map_1_path": [paths[0]],
+            "half_map_2_path": [paths[1]],
+            "resolution_angst": [resolution],
+            "symmetry": [symmetry],
+            "optics_group": [int(optics["optics_group"][0])],
+        }
+    )
+    return ctx.dataset(VOLUMES, rows, optics=optics, source=inputs.particles)
+
+
+def _posed(ctx: Context, particles: DataSet, rows: pl.DataFrame, poses: pl.DataFrame) -> DataSet:
+    changed = poses.join(rows.select(_PATTERN), on="item_id")
+    kept = particles.select(changed.select("item_id"))
+    return kept.with_columns(changed)
+
+
+def _curve(ctx: Context, state: "RefineState", config: "RefineConfig") -> DataSet:
+    fsc = state.fsc.tolist()
+    rows = pl.DataFrame(
+        {
+            "label": ["half maps, soft sphere"],
+            "x_per_angst": [[s / config.extent_angst for s in range(len(fsc))]],
+            "y": [fsc],
+        }
+    )
+    return ctx.dataset(CURVES, rows)
