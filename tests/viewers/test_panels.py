@@ -133,6 +133,7 @@ def test_limits_are_found_by_the_name_of_their_column():
         "max_other": 3,
     }
     assert broken_limits(row, params) == ["fit resolution 12.3 Å > 10"]
+    assert broken_limits(row, params, is_brief=True) == ["12.3 Å > 10"]
 
 
 def test_middle_row_by_quality_stands_for_all(tmp_path):

@@ -52,7 +52,7 @@ def draw_gallery(panel: Gallery, scene: Scene, name: str) -> list[Picture | Miss
             for row in (
                 _gallery_rows(panel, aside, _MOST_ASIDE) if panel.image in aside.columns else []
             ):
-                why = "\n".join([port, *broken_limits(row, scene.params)])
+                why = "\n".join([port, *broken_limits(row, scene.params, is_brief=True)])
                 _add_tile(tiles, missing, panel, aside, row, why, None, is_faint=True)
     shown: list[Picture | Missing] = []
     if tiles:

@@ -223,7 +223,7 @@ def montage(tiles: "list[Image]", *, n_columns: int, gap_px: int = 12) -> "Image
 
 
 def _letter_px(image: "Image") -> int:
-    return max(18, min(32, image.width // 24))
+    return max(20, min(32, image.width // 24))
 
 
 def _plate(

@@ -33,7 +33,7 @@ class Param:
     @property
     def is_long(self) -> bool:
         """Whether the value needs a line of its own."""
-        return len(self.value) > 30
+        return len(self.value) > 22
 
 
 @dataclass(frozen=True)

@@ -86,10 +86,17 @@ class Scene:
         return None
 
 
-def broken_limits(row: Mapping[str, Any], params: Mapping[str, Any]) -> list[str]:
+def broken_limits(
+    row: Mapping[str, Any], params: Mapping[str, Any], *, is_brief: bool = False
+) -> list[str]:
     """Say which limits among the parameters a row exceeds.
 
     A parameter `max_fit_res_angst` is the limit of the column `fit_res_angst`.
+
+    Args:
+        row: of the data set.
+        params: of the job.
+        is_brief: leave out what the values are.
     """
     texts = []
     for name, limit in params.items():
@@ -99,8 +106,8 @@ def broken_limits(row: Mapping[str, Any], params: Mapping[str, Any]) -> list[str
             continue
         if (side == "max" and value > limit) or (side == "min" and value < limit):
             sign = ">" if side == "max" else "<"
-            title = title_of(column).lower()
-            texts.append(f"{title} {quantity_text(column, round(value, 1))} {sign} {limit:g}")
+            title = "" if is_brief else f"{title_of(column).lower()} "
+            texts.append(f"{title}{quantity_text(column, round(value, 1))} {sign} {limit:g}")
     return texts
 
 

@@ -27,7 +27,7 @@ _TWELVE_HOURS_S = 43200
 
 
 def title_of(name: str) -> str:
-    """Turn the name of a parameter, column or number into words: `fit_res_angst`, `fit resolution`.
+    """Turn a name into words: `fit_res_angst` into `Fit resolution`.
 
     Args:
         name: in snake case; the suffix of its unit is left out.
@@ -72,7 +72,7 @@ def quantity_text(name: str, value: Any) -> str:
 
 
 def count_text(n_items: int, noun: str) -> str:
-    """Write a number of items: `1 micrograph`, `2 114 particles`.
+    """Write a number of items: `1 micrograph`, `21 140 particles`.
 
     Args:
         n_items: how many.
@@ -80,7 +80,7 @@ def count_text(n_items: int, noun: str) -> str:
     """
     names = {"classes2d": ("class average", "class averages"), "atoms": ("model", "models")}
     singular, plural = names.get(noun, (noun.removesuffix("s"), noun))
-    return f"{n_items:,} {singular if n_items == 1 else plural}".replace(",", "\u202f")
+    return f"{_int_text(n_items)} {singular if n_items == 1 else plural}"
 
 
 def seconds_text(seconds: float) -> str:
