@@ -351,6 +351,7 @@ def _ladder(
             cells,
             shifts_angst=level.shifts_angst,
             log_prior_shift=_log_prior_shift(centre, level.shifts_angst, search.shift_prior_angst),
+            log_prior_reference=references.log_prior,
             padding=references.padding,
             temperature=search.final_temperature if final else search.temperature,
         )

@@ -141,6 +141,7 @@ def score_cells(
     *,
     shifts_angst: Tensor,
     log_prior_shift: Tensor,
+    log_prior_reference: Tensor,
     padding: int,
     temperature: float,
 ) -> LevelResult:
@@ -152,6 +153,7 @@ def score_cells(
         cells: who looks where.
         shifts_angst: `[t, 2]`, relative to the present centres.
         log_prior_shift: `[b, t]`.
+        log_prior_reference: `[c]`.
         padding: oversampling of the half volumes.
         temperature: scores are divided by it.
 
@@ -163,6 +165,7 @@ def score_cells(
     shifted = as_real(signal[:, None, :] * phases).contiguous()
     b, t, k2 = shifted.shape
     scores = torch.full((b, int(cells.slot.max()) + 1, 8, t), -torch.inf)
+    log_prior = log_prior_reference.float()[cells.reference]
     for run, pairs in cells.batches():
         slices = _slices_of(half_volumes, cells, run, views, padding)
         power = slices.real.square() + slices.imag.square()
@@ -170,7 +173,7 @@ def score_cells(
         for i, pair in enumerate(pairs):
             view = cells.view[pair]
             cross = shifted[view].view(-1, k2) @ slices_real[i].T
-            half_power = weight[view] @ power[i].T * 0.5
+            half_power = weight[view] @ power[i].T * 0.5 - log_prior[run.start + i]
             scores[view, cells.slot[pair]] = cross.view(-1, t, 8).transpose(
                 1, 2
             ) - half_power.unsqueeze(-1)
