@@ -22,7 +22,7 @@ from verglas.kernels.slices import extract_slices, insert_slices
 
 __all__ = ["Level", "Poses", "References", "Search", "expect", "scatter"]
 
-_GOLDEN = 0.6180339887498949  # multiples of it modulo 1 are evenly spread
+_LOTS = 100.0  # enough for the fraction to be uniform, and above rounding
 
 
 @dataclass(frozen=True)
@@ -475,14 +475,14 @@ def _add_by_view(
     sums: Sums,
     window: NoiseWindow,
 ) -> None:
-    """Add noise residuals, scales, shifts and class shares.
+    """Add noise residuals, scales and shifts.
 
     The residual is taken at one pose drawn from each view's posterior, which estimates its
     expectation without bias; the best pose would make the noise look too small.
     """
     b = len(views)
     at = torch.arange(b)
-    row, shift = posterior.draw((at.double() * _GOLDEN + 0.5) % 1.0)
+    row, shift = posterior.draw(_lot(views))
     prediction = views.ctf * slices_of(at, row)
     observed = views.shifted(shifts[shift]).data
     power = windowed_power(observed - prediction, window)
@@ -498,3 +498,13 @@ def _add_by_view(
     square = (total * posterior.shift_mass.double()).sum()
     sums.shift_square_angst2.add_(torch.stack([square, torch.tensor(float(b)).double()]))
     sums.evidence_loglik.add_(posterior.evidence_loglik.sum())
+
+
+def _lot(views: Views) -> Tensor:
+    """Return a number in [0, 1) for each view, the same in whatever chunk and order it comes.
+
+    Taken from the last digits of one coefficient, in units of its noise.
+    """
+    last = views.disc.shell[-1]
+    level = views.noise_power[:, last].double().sqrt().clamp_min(1e-30)
+    return (views.data[:, -1].abs().double() / level * _LOTS) % 1.0
