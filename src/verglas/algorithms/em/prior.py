@@ -71,7 +71,7 @@ def updated_noise(
     """Estimate the noise variance of each group and shell from residuals.
 
     Groups with few coefficients in a shell lean on the shape of all groups together,
-    scaled to their own level.
+    scaled to their own level; a group without views keeps what it had.
 
     Args:
         residual_power, residual_count: `[g, s]`.
@@ -87,7 +87,7 @@ def updated_noise(
     expected = level[:, None] * pooled
     mixed = (residual_power + pooling * expected) / (residual_count + pooling)
     out = previous.clone()
-    measured = residual_count.sum(0) > 0
+    measured = (residual_count.sum(0) > 0) & (residual_count.sum(1) > 0)[:, None]
     out[:, :n] = torch.where(measured, mixed.float(), out[:, :n])
     out[:, 0] = out[:, 1]
     return out
