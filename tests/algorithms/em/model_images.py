@@ -39,7 +39,7 @@ class Setting:
         return half_disc(self.box, self.radius)
 
 
-def blob_volume(box, seed=0, sigma_angst=6.0, extent=0.6):
+def blob_volume(box, seed=0, sigma_angst=3.0, extent=0.6):
     """An asymmetric map that fills `extent` of the box."""
     points = asymmetric_points(n=14, radius_angst=extent * box * PIXEL_ANGST / 2.4, seed=seed)
     return blob_map(points, box=box, pixel_size_angst=PIXEL_ANGST, sigma_angst=sigma_angst)
