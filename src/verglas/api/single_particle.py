@@ -14,8 +14,12 @@ __all__ = ["STEPS", "Settings", "Step", "quantities", "single_particle_template"
 
 BOX_OVER_DIAMETER = 1.8
 """The CTF spreads a particle by wavelength x defocus / resolution, 56 Å at 300 kV, 2 µm and 7 Å;
-with 0.4 diameters of room on each side the box keeps nearly all of that for 130 Å particles; a
-larger one would lose more particles at the borders of small images."""
+with 0.4 diameters of room on each side the box keeps nearly all of that for 130 Å particles.
+Boxes that leave the micrograph are kept: the particle itself is inside, and what is beyond it
+hardly touches its likelihood."""
+
+N_CLASSES = 20
+"""Class averages: enough to tell views and junk apart in some thousand particles."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,11 @@ STEPS: tuple[Step, ...] = (
         "particles.extract",
         "cut the particles out",
         {"micrographs": "ctf.micrographs", "coordinates": "pick.coordinates"},
-        {"box_angst": "box_angst", "diameter_angst": "diameter_angst"},
+        {
+            "box_angst": "box_angst",
+            "diameter_angst": "diameter_angst",
+            "keep_border": "keep_border",
+        },
         advice="every particle was at a border: make the box smaller",
     ),
     Step(
@@ -111,7 +119,7 @@ STEPS: tuple[Step, ...] = (
         "particles.classify_2d",
         "average similar particles",
         {"particles": "extract.particles"},
-        {"diameter_angst": "diameter_angst"},
+        {"diameter_angst": "diameter_angst", "n_classes": "n_classes"},
     ),
     Step(
         "select",
@@ -166,6 +174,8 @@ def quantities(settings: Settings) -> dict[str, Any]:
         "files": list(settings.files),
         "diameter_angst": settings.diameter_angst,
         "box_angst": round(BOX_OVER_DIAMETER * settings.diameter_angst, 1),
+        "keep_border": True,
+        "n_classes": N_CLASSES,
         "symmetry": settings.symmetry,
         "atoms": None if settings.atoms is None else str(settings.atoms),
     }
@@ -182,7 +192,7 @@ def single_particle_template(settings: Settings) -> dict[str, Any]:
     nodes = []
     for step in steps:
         params = {name: known[quantity] for name, quantity in step.takes.items()}
-        if step.only == "simulated":
+        if step.name == "simulate":
             params = {**params, **(settings.simulate or {})}
         links = {
             port: [link.replace("source.", f"{source}.")] for port, link in step.inputs.items()

@@ -243,7 +243,7 @@ def plan(config: RefineConfig, state: RefineState, *, final: bool = False) -> Se
     wanted = max(config.finest_step_deg, min(wanted, _COARSEST_STEP_DEG))
     last_order = max(3, math.ceil(math.log2(60 / wanted) - 1e-6))
     first_order = _DENSE_ORDER
-    reach_beyond = 1.6 if final else 1.25
+    reach_beyond = 1.4 if final else 1.25
     radius = min(config.max_radius, max(state.shell + 3, math.ceil(reach_beyond * state.shell)))
     levels = []
     for o in range(first_order, last_order + 1):
