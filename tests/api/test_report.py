@@ -142,7 +142,7 @@ def test_every_picture_has_words_for_those_who_cannot_see_it(page):
 def test_page_begins_with_what_people_look_for(page):
     text = page.read_text("utf-8")
     top = text[: text.index("<main")]
-    assert "<dt>Resolution</dt><dd>6 Å" in top
+    assert "<dt>Resolution</dt><dd>6.00 Å" in top
     assert "<dt>Symmetry</dt><dd>O" in top
     assert "<dt>Micrographs</dt><dd>1<small>of 3" in top or "<dt>Micrographs</dt><dd>1" in top
 

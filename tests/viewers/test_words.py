@@ -21,6 +21,7 @@ from verglas.viewers.words import (
         ("max_fit_res_angst", "Largest fit resolution"),
         ("n_classes", "Number of classes"),
         ("ctf", "CTF"),
+        ("fsc_05_angst", "FSC at 0.5"),
         ("label", "Label"),
     ],
 )

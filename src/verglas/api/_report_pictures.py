@@ -34,14 +34,21 @@ def draw_job(project: "Project", record: JobRecord) -> list[Shown]:
     for sets in by_kind.values():
         # where everything was put aside, that is what there is to see
         ordered = dict(sorted(sets.items(), key=lambda item: item[1].n_items == 0))
-        port, data = next(iter(ordered.items()))
-        if not data.n_items:
-            continue
-        for viewer in best_viewers(project.registry.viewers.values(), data):
-            name = re.sub(r"[^\w-]+", "-", f"{record.id}-{port}-{viewer.id.rpartition('.')[2]}")
-            scene = Scene(name, ordered, inputs, record.parameters)
-            shown += draw_viewer(viewer, scene)
+        used: set[str] = set()
+        for port, data in ordered.items():
+            viewers = best_viewers(project.registry.viewers.values(), data) if data.n_items else []
+            # a second set that is shown in the same way is in the pictures of the first
+            for viewer in (viewer for viewer in viewers if viewer.id not in used):
+                used.add(viewer.id)
+                others = {name: other for name, other in ordered.items() if name != port}
+                name = _picture_name(record, port, viewer.id)
+                scene = Scene(name, {port: data, **others}, inputs, record.parameters)
+                shown += draw_viewer(viewer, scene)
     return shown
+
+
+def _picture_name(record: JobRecord, port: str, viewer_id: str) -> str:
+    return re.sub(r"[^\w-]+", "-", f"{record.id}-{port}-{viewer_id.rpartition('.')[2]}")
 
 
 def draw_portrait(project: "Project", records: Sequence[JobRecord]) -> Picture | None:
@@ -51,11 +58,15 @@ def draw_portrait(project: "Project", records: Sequence[JobRecord]) -> Picture |
         project: open.
         records: jobs that are done, the last one first.
     """
-    makers = [r for r in records if r.protocol != "volumes.fsc" and r.output("volumes")]
-    for record in sorted(makers, key=lambda r: r.protocol != "volumes.postprocess")[:1]:
-        output = record.output("volumes")
+    made = [
+        (record, output)
+        for record in sorted(records, key=lambda r: r.protocol != "volumes.postprocess")
+        for output in record.outputs
+        if output.kind == "volumes" and output.n_items and record.protocol != "volumes.fsc"
+    ]
+    for record, output in made[:1]:
         try:
-            data = open_numbered(project.store, output.dataset if output else 0)
+            data = open_numbered(project.store, output.dataset)
             row = data.with_optics().head(1).collect().row(0, named=True)
             volume, factor = read_volume(data, row["image_path"], max_side_px=MAX_BOX_PX)
             mask = None

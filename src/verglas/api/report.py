@@ -232,22 +232,23 @@ def _highlights(content: _Content) -> list[Fact]:
     maps = [r for r in done if r.protocol != "volumes.fsc" and "resolution_angst" in r.metrics]
     final = sorted(maps, key=lambda r: r.protocol != "volumes.postprocess")[:1]
     for record in final:
-        value = quantity_text("resolution_angst", record.metrics["resolution_angst"])
+        value = _resolution_text(record.metrics["resolution_angst"])
         facts.append(Fact("Resolution", value, "half maps, FSC 0.143"))
     against = [(r, n) for r in done for n in _MODEL_NUMBERS if n in r.metrics]
     for record, name in against[:1]:
         atoms = str(record.parameters.get("atoms") or "the reference").rpartition("/")[2]
-        facts.append(
-            Fact(
-                "Against the model", quantity_text(name, record.metrics[name]), f"FSC 0.5, {atoms}"
-            )
-        )
+        value = _resolution_text(record.metrics[name])
+        facts.append(Fact("Against the model", value, f"FSC 0.5, {atoms}"))
     for kind, title in (("particles", "Particles"), ("micrographs", "Micrographs")):
         fact = _count_fact(content, kind, title)
         facts += [fact] if fact else []
     group = next((str(r.parameters["symmetry"]) for r in done if r.parameters.get("symmetry")), "")
     facts += [Fact("Symmetry", group)] if group else []
     return facts
+
+
+def _resolution_text(value: float | str) -> str:
+    return f"{value:.2f} Å" if isinstance(value, int | float) else value
 
 
 def _count_fact(content: _Content, kind: str, title: str) -> Fact | None:

@@ -21,6 +21,9 @@ _WHOLE = {
     "n": "number of",
     "coord": "position",
     "prob": "probability",
+    "05": "at 0.5",
+    "0143": "at 0.143",
+    "kda": "(kDa)",
 }
 _LONGEST_LIST = 4
 _TWELVE_HOURS_S = 43200
