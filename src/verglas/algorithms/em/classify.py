@@ -15,7 +15,7 @@ from torch import Tensor
 
 from verglas.algorithms.em.expectation import Level, References, Search
 from verglas.algorithms.em.mstep import Sums, radial_mean, reconstruct, symmetrise_sums
-from verglas.algorithms.em.prior import updated_noise, updated_scale
+from verglas.algorithms.em.prior import inverse_snr_of_fsc, updated_noise, updated_scale
 from verglas.algorithms.em.search import shift_grid
 from verglas.kernels.fourier import next_fast_size
 from verglas.kernels.masks import soft_circle, soft_sphere
@@ -26,10 +26,12 @@ from verglas.kernels.symmetry import symmetry_operators
 __all__ = [
     "ClassifyConfig",
     "ClassifyState",
+    "class_averages",
     "classify_plan",
     "classify_references",
     "classify_update",
     "first_state",
+    "revive_empty",
 ]
 
 _MAX_DENSE_ROWS = 8000
@@ -37,6 +39,8 @@ _NUMBERS = ("shift_prior_angst", "evidence_loglik", "fit_loglik", "iteration")
 _HAND_FLOOR = 0.2  # least share of a map's odd part while its hand is still open
 _HAND_GAIN = 3.0
 _HAND_ITERATIONS = 6
+_EMPTY_SHARE = 0.1  # of the mean share of a class
+_CHANGE = 0.3
 
 
 @dataclass(frozen=True)
@@ -344,3 +348,61 @@ def _lift_hand(maps: Tensor) -> Tensor:
     gain = (_HAND_FLOOR / size.clamp_min(1e-30)).clamp(1.0, _HAND_GAIN)
     lifted: Tensor = even + gain[:, None, None, None] * odd
     return lifted
+
+
+def class_averages(config: ClassifyConfig, *parts: Sums, snr: Tensor | None = None) -> Tensor:
+    """Make class averages at the images' own pixel from the sums of some views.
+
+    Args:
+        config: of the run, planar.
+        parts: sums, added up.
+        snr: `[c, s]`, correlation between halves, for a Wiener filter; None for the plain
+            quotient.
+
+    Returns:
+        `[c, box, box]`, not masked.
+    """
+    radius = parts[0].residual_power.shape[1] - 1
+    averages = []
+    for c in range(config.n_classes):
+        numerator = torch.stack([torch.as_tensor(p.numerator[c]) for p in parts]).sum(0)
+        denominator = torch.stack([torch.as_tensor(p.denominator[c]) for p in parts]).sum(0)
+        numerator, denominator = symmetrise_sums(
+            numerator.to(torch.complex64), denominator.float(), symmetry_operators("C1")
+        )
+        inverse_snr = None
+        if snr is not None:
+            inverse_snr = inverse_snr_of_fsc(snr[c].double(), radius=radius, tau=2.0)
+        averages.append(
+            reconstruct(
+                numerator,
+                denominator,
+                radius=radius,
+                box=config.box,
+                padding=config.padding,
+                inverse_snr=inverse_snr,
+                planar=True,
+            )
+        )
+    return torch.stack(averages)
+
+
+def revive_empty(config: ClassifyConfig, state: ClassifyState) -> ClassifyState:
+    """Give classes that lost their views half of the largest one, a little changed.
+
+    Args:
+        config: of the run.
+        state: after an update.
+
+    Returns:
+        The state, with every class alive.
+    """
+    maps, weight = state.maps.clone(), state.class_weight.clone()
+    generator = torch.Generator().manual_seed(config.seed * 7919 + state.iteration)
+    for c in (weight < _EMPTY_SHARE / config.n_classes).nonzero().flatten().tolist():
+        largest = int(weight.argmax())
+        noise = torch.randn(maps.shape[1:], generator=generator) * maps[largest].std()
+        smooth = torch.nn.functional.avg_pool2d(noise[None], 3, 1, 1)[0] if config.planar else noise
+        maps[c] = maps[largest] + _CHANGE * smooth
+        weight[c] = weight[largest] = weight[largest] / 2
+    return replace(state, maps=maps, class_weight=weight)

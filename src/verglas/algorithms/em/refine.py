@@ -45,6 +45,7 @@ __all__ = [
 _DENSE_ORDER = 3  # 7.5 degrees
 _COARSEST_STEP_DEG = 7.5
 _MIN_SHIFT_PRIOR_ANGST = 1.5
+_FEWEST_ITERATIONS = 5
 _WHOLE = ("radius", "shell", "iteration", "stalled")
 _NUMBERS = ("step_deg", "effective_cells", "shift_prior_angst")
 
@@ -369,8 +370,9 @@ def update(
 
 
 def finished(config: RefineConfig, state: RefineState) -> bool:
-    """Tell whether the refinement should stop."""
-    return state.iteration >= config.max_iterations or state.stalled >= 2
+    """Tell whether the refinement should stop: no gain, or too many iterations."""
+    settled = state.stalled >= 1 and state.iteration >= _FEWEST_ITERATIONS
+    return settled or state.iteration >= config.max_iterations
 
 
 def half_maps(config: RefineConfig, sums: Mapping[int, Sums]) -> Tensor:

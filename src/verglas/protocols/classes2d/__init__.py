@@ -1,0 +1,1 @@
+"""Protocols that sort particles by 2D class averages."""
