@@ -27,6 +27,8 @@ def test_steps_depend_on_what_is_given():
     assert names["real"] == ["import", *common]
     assert names["with atoms"] == ["import", *common, "fsc"]
     assert names["simulated"] == ["simulate", *common, "truth"]
+    (truth,) = single_particle_template(VARIANTS["simulated"])["nodes"][-1:]
+    assert truth["params"] == {}
 
 
 def test_box_holds_the_particle_and_most_of_what_the_ctf_spreads():
