@@ -1,5 +1,7 @@
 """What is known before and learnt between iterations: noise, scale, signal-to-noise, shifts."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -7,14 +9,19 @@ from verglas.kernels.fourier import rfft3
 from verglas.kernels.fsc import fourier_shell_correlation
 
 __all__ = [
+    "fsc_threshold",
     "half_map_fsc",
     "inverse_snr_of_fsc",
     "last_shell_above",
+    "smoothed_fsc",
     "updated_noise",
     "updated_scale",
 ]
 
 _FSC_CEILING = 0.999
+_ENOUGH = 100.0  # independent coefficients that put noise at half of 0.143
+_WINDOW = 0.1  # of the frequency: how far over the FSC is averaged at most
+_DEVIATIONS = 2.0
 
 
 def half_map_fsc(half_maps: Tensor, mask: Tensor, *, n_shells: int) -> Tensor:
@@ -56,8 +63,58 @@ def inverse_snr_of_fsc(fsc: Tensor, *, radius: int, tau: float = 1.0) -> Tensor:
     return out
 
 
-def last_shell_above(fsc: Tensor, threshold: float) -> int:
-    """Return the last shell before the FSC first falls below a threshold for two shells."""
+def _independent(n_shells: int, mask: Tensor, n_operators: int) -> Tensor:
+    """Return `[n_shells]`, number of independent complex coefficients of each shell.
+
+    A mask makes neighbouring coefficients alike, symmetry makes mates equal: under O a shell
+    of radius 20 about a particle that fills a tenth of the box has no more than 10 of its own.
+    """
+    fill = float(mask.double().square().sum() ** 2 / mask.double().pow(4).sum()) / mask.numel()
+    shells = torch.arange(n_shells, dtype=torch.float64)
+    return 2 * math.pi * shells.square() * fill / n_operators
+
+
+def smoothed_fsc(fsc: Tensor, *, mask: Tensor, n_operators: int) -> tuple[Tensor, Tensor]:
+    """Average an FSC over neighbouring shells where each has few independent coefficients.
+
+    Args:
+        fsc: `[s]`, of maps under the mask.
+        mask: `[n, n, n]`.
+        n_operators: size of the point group.
+
+    Returns:
+        `[s]` the averages, over a tenth of the frequency at most, and `[s]` their standard
+        deviation for noise alone (Harauz & van Heel 1986 for the mask and the symmetry).
+    """
+    count = _independent(len(fsc), mask, n_operators)
+    mean, total = fsc.clone(), count.clone()
+    for s in range(2, len(fsc)):
+        for width in range(1, 2 + int(_WINDOW * s)):
+            if total[s] >= _ENOUGH or width > s - 1:
+                break
+            window = slice(s - width, s + width + 1)
+            total[s] = count[window].sum()
+            mean[s] = (fsc[window] * count[window]).sum() / total[s]
+    return mean, (2 * total).clamp_min(1.0).rsqrt()
+
+
+def fsc_threshold(deviation: Tensor) -> Tensor:
+    """Return `[s]`, above which an FSC is signal: 0.143, or more where noise reaches farther.
+
+    Args:
+        deviation: `[s]`, standard deviation of the FSC of noise.
+    """
+    # noise of few coefficients is bounded by 1, as the hyperbolic tangent is
+    return torch.tanh(_DEVIATIONS * deviation).clamp_min(0.143)
+
+
+def last_shell_above(fsc: Tensor, threshold: float | Tensor) -> int:
+    """Return the last shell before the FSC first falls below a threshold for two shells.
+
+    Args:
+        fsc: `[s]`.
+        threshold: a number or `[s]`.
+    """
     below = fsc < threshold
     sustained = below & torch.cat([below[1:], below.new_ones(1)])
     sustained[:2] = False

@@ -16,9 +16,11 @@ from torch import Tensor
 from verglas.algorithms.em.expectation import Level, References, Search
 from verglas.algorithms.em.mstep import Sums, reconstruct, symmetrise_sums
 from verglas.algorithms.em.prior import (
+    fsc_threshold,
     half_map_fsc,
     inverse_snr_of_fsc,
     last_shell_above,
+    smoothed_fsc,
     updated_noise,
     updated_scale,
 )
@@ -97,6 +99,17 @@ class RefineConfig:
     def mask_radius_angst(self) -> float:
         """Radius of the soft sphere, with a margin for wrong diameters."""
         return min(0.55 * self.diameter_angst, 0.45 * self.extent_angst)
+
+    @property
+    def first_shell(self) -> int:
+        """Shell up to which both halves start from one map."""
+        shell = max(4, round(self.extent_angst / self.initial_low_pass_angst))
+        return min(shell, self.max_radius)
+
+    @property
+    def leaking_shells(self) -> int:
+        """Number of shells that the sphere carries correlation across."""
+        return math.ceil(self.extent_angst / self.mask_radius_angst / 1.5)
 
 
 @dataclass(frozen=True)
@@ -191,8 +204,7 @@ def initial_state(config: RefineConfig, volume: Tensor, noise_power: Tensor) -> 
     Returns:
         The state before the first iteration.
     """
-    shell = max(4, round(config.extent_angst / config.initial_low_pass_angst))
-    shell = min(shell, config.max_radius)
+    shell = config.first_shell
     box = _box_of(shell)
     low = fourier_resize3(volume[None].float(), shape=(box,) * 3)[0]
     low = low * (volume.shape[-1] / box) ** 3
@@ -245,7 +257,9 @@ def plan(config: RefineConfig, state: RefineState, *, final: bool = False) -> Se
     last_order = max(3, math.ceil(math.log2(60 / wanted) - 1e-6))
     first_order = _DENSE_ORDER
     reach_beyond = 1.4 if final else 1.25
-    radius = min(config.max_radius, max(state.shell + 3, math.ceil(reach_beyond * state.shell)))
+    margin = config.leaking_shells + 2
+    radius = max(state.shell + margin, math.ceil(reach_beyond * state.shell))
+    radius = min(config.max_radius, radius)
     levels = []
     for o in range(first_order, last_order + 1):
         step_deg = 60 / 2**o
@@ -334,8 +348,7 @@ def update(
     mask = _sphere(box, config)
     raw = [reconstruct(n, d, radius=radius, box=box, padding=config.padding) for n, d in pairs]
     fsc = half_map_fsc(torch.stack(raw), mask, n_shells=radius + 1)
-    shell = max(2, last_shell_above(fsc, 0.143))
-    inverse_snr = inverse_snr_of_fsc(fsc, radius=radius)
+    shell, inverse_snr = _believed(config, fsc, mask)
     maps = [
         reconstruct(n, d, radius=radius, box=box, padding=config.padding, inverse_snr=inverse_snr)
         for n, d in pairs
@@ -367,6 +380,23 @@ def update(
         iteration=state.iteration + 1,
         stalled=0 if improved or step_deg < state.step_deg else state.stalled + 1,
     )
+
+
+def _believed(config: RefineConfig, fsc: Tensor, mask: Tensor) -> tuple[int, Tensor]:
+    """Return the last shell with signal and the 1 / SNR of each half, by shell.
+
+    What the halves share from the start, or what leaks from there by the mask, proves
+    nothing: without correlation farther out the resolution stays where they were joined.
+    """
+    n_operators = len(symmetry_operators(config.symmetry))
+    mean, deviation = smoothed_fsc(fsc, mask=mask, n_operators=n_operators)
+    shell = last_shell_above(mean, fsc_threshold(deviation))
+    if shell <= config.first_shell + config.leaking_shells:
+        shell = min(shell, config.first_shell)
+    shell = max(2, shell)
+    inverse_snr = inverse_snr_of_fsc(mean, radius=len(fsc) - 1)
+    inverse_snr[shell + 1 :] = torch.inf
+    return shell, inverse_snr
 
 
 def finished(config: RefineConfig, state: RefineState) -> bool:

@@ -58,11 +58,10 @@ def _by_rule(classes: pl.DataFrame, params: SelectParams) -> pl.Series:
     """Apply the rule."""
     best = max(0.0, *classes["score"].to_list())
     share = classes["n_particles"] / max(1.0, float(str(classes["n_particles"].mean())))
-    return (
-        (classes["resolution_angst"] <= params.max_resolution_angst)
-        & (classes["score"] >= params.min_score_fraction * best)
-        & (share >= params.min_share)
-    )
+    resolved = classes["resolution_angst"] <= params.max_resolution_angst
+    explained = classes["score"] >= params.min_score_fraction * best
+    kept: pl.Series = resolved & explained & (share >= params.min_share)
+    return kept
 
 
 @protocol("classes2d.select", version=1, label="Select 2D classes")
