@@ -14,9 +14,8 @@ __all__ = ["STEPS", "Settings", "Step", "quantities", "single_particle_template"
 
 BOX_OVER_DIAMETER = 1.8
 """The CTF spreads a particle by wavelength x defocus / resolution, 56 Å at 300 kV, 2 µm and 7 Å;
-with 0.4 diameters of room on each side the box keeps nearly all of that for 130 Å particles.
-Boxes that leave the micrograph are kept: the particle itself is inside, and what is beyond it
-hardly touches its likelihood."""
+with 0.4 diameters of room on each side the box keeps nearly all of that for 130 Å particles; a
+larger one would lose more particles at the borders of small images."""
 
 N_CLASSES = 20
 """Class averages: enough to tell views and junk apart in some thousand particles."""
@@ -110,7 +109,6 @@ STEPS: tuple[Step, ...] = (
         {
             "box_angst": "box_angst",
             "diameter_angst": "diameter_angst",
-            "keep_border": "keep_border",
         },
         advice="every particle was at a border: make the box smaller",
     ),
@@ -174,7 +172,6 @@ def quantities(settings: Settings) -> dict[str, Any]:
         "files": list(settings.files),
         "diameter_angst": settings.diameter_angst,
         "box_angst": round(BOX_OVER_DIAMETER * settings.diameter_angst, 1),
-        "keep_border": True,
         "n_classes": N_CLASSES,
         "symmetry": settings.symmetry,
         "atoms": None if settings.atoms is None else str(settings.atoms),

@@ -41,7 +41,7 @@ class InitialVolumeParams(Params):
     )
     symmetry: str = param("C1", help="Point group: C1, Cn, Dn, T, O or I.")
     n_classes: int = param(1, ge=1, le=20, help="Number of maps that share the particles.")
-    n_searches: int = param(2, ge=1, le=50, help="Independent searches; the best one counts.")
+    n_searches: int = param(4, ge=1, le=50, help="Independent searches; the best one counts.")
     max_particles: int = param(
         800, ge=50, help="Particles used for the search, drawn at random from all."
     )
