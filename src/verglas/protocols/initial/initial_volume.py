@@ -162,7 +162,7 @@ def _expect(
         for i, state in enumerate(states)
     }
     found = ctx.accumulate(expect_seed, rows, chunk=_CHUNK, by=_SEED, config=config, states=refs)
-    return found.rows, [Sums.from_arrays(found.sums[i]) for i in range(len(states))]
+    return found.rows, [Sums.from_arrays(found.sums[i]) for i in sorted(found.sums)]
 
 
 def _search(
