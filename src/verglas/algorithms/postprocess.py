@@ -19,8 +19,8 @@ from verglas.algorithms.map_fsc import (
     masked_fsc,
     without_offset,
 )
-from verglas.kernels.filters import apply_b_factor, filter_by_shell, low_pass
-from verglas.kernels.fourier import rfft3
+from verglas.kernels.filters import filter_by_shell, low_pass_weights
+from verglas.kernels.fourier import irfft3, rfft3, rfft_grid
 from verglas.kernels.fsc import shell_average, shell_count
 
 __all__ = [
@@ -180,15 +180,22 @@ def sharpen(
     References:
         Rosenthal & Henderson 2003, doi:10.1016/j.jmb.2003.07.013, eq. 15.
     """
+    shape = tuple(volume.shape)
     weighted = filter_by_shell(volume[None], truth_fsc[None].to(volume))
-    boosted = apply_b_factor(
-        weighted, b_factor_angst2=b_factor_angst2, pixel_size_angst=pixel_size_angst
-    )
+    square = rfft_grid(shape, pixel_size_angst, device=volume.device).square().sum(-1)
+    boost = -b_factor_angst2 / 4 * square
     if low_pass_angst > 2 * pixel_size_angst:
-        boosted = low_pass(
-            boosted, resolution_angst=low_pass_angst, pixel_size_angst=pixel_size_angst
+        cut = low_pass_weights(
+            shape,
+            resolution_angst=low_pass_angst,
+            pixel_size_angst=pixel_size_angst,
+            device=volume.device,
         )
-    return boosted[0]
+        # in one product: beyond the cut the boost alone would drown the map in rounding errors
+        weights = torch.where(cut > 0, cut * boost.exp(), 0)
+    else:
+        weights = boost.exp()
+    return irfft3(rfft3(weighted) * weights, shape=shape)[0]
 
 
 def _chosen_b_factor(
