@@ -10,6 +10,30 @@ import re
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+__all__ = [
+    "Asked",
+    "CancelRequested",
+    "ChunkDone",
+    "ChunkEvent",
+    "ChunkFailed",
+    "ChunkLost",
+    "ChunkStarted",
+    "ChunkSubmitted",
+    "CloseStep",
+    "Event",
+    "Finish",
+    "Instruction",
+    "Queued",
+    "Raised",
+    "Returned",
+    "Started",
+    "StepOpened",
+    "Submit",
+    "Withdraw",
+    "event_name",
+    "event_to_json",
+]
+
 
 @dataclass(frozen=True, slots=True)
 class Queued:
