@@ -1,10 +1,10 @@
 """Central slices: projection of a volume in Fourier space, and its adjoint, insertion.
 
 Volumes are held as *centred half volumes*: `[m, m, m // 2 + 1]`, m odd, the origin at
-`[m // 2, m // 2, 0]`, x >= 0 only. They are oversampled `padding` times, which makes
-trilinear interpolation accurate, and cut at the radius in use, which keeps them small.
+`[m // 2, m // 2, 0]`, x >= 0 only, oversampled `padding` times and cut at the radius in use.
 An image is a volume one plane thick (`[3, m, m // 2 + 1]`, the outer planes empty), turned
-about z only, so that 2D and 3D references share every line. On the CPU the loops are numba's; on other devices, or for autograd, plain torch.
+about z only, so that 2D and 3D references share every line. On the CPU the loops are
+numba's; on other devices, or for autograd, plain torch.
 """
 
 import math
