@@ -14,7 +14,6 @@ from verglas.core.errors import FormatError
 from verglas.model import PARTICLES, DataSet
 from verglas.sdk import Context, Params, Ports, param, port, protocol
 
-
 __all__ = ["ImportParams", "Inputs", "Outputs", "run"]
 
 _FIRST_FEW = 3
