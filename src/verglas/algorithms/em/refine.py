@@ -108,8 +108,8 @@ class RefineConfig:
 
     @property
     def leaking_shells(self) -> int:
-        """Number of shells that the sphere carries correlation across."""
-        return math.ceil(self.extent_angst / self.mask_radius_angst / 1.5)
+        """Number of shells that the sphere, and averages over shells, carry correlation."""
+        return math.ceil(self.extent_angst / self.mask_radius_angst / 1.5) + 1
 
 
 @dataclass(frozen=True)
@@ -176,14 +176,25 @@ def fit_to_box(volume: Tensor, *, pixel_size_angst: float, config: RefineConfig)
     n = volume.shape[-1]
     if len(set(volume.shape)) != 1:
         raise ValueError(f"volume must be cubic: got shape {tuple(volume.shape)}")
-    # padded so that a whole number of voxels makes the change of pixel size exact enough
     extent = max(n * pixel_size_angst, config.extent_angst)
-    padded = max(n, math.ceil(extent / pixel_size_angst))
-    wanted = round(padded * pixel_size_angst / config.pixel_size_angst)
-    wanted += (wanted - padded) % 2
+    padded, wanted = _matching_sizes(
+        max(n, math.ceil(extent / pixel_size_angst)), pixel_size_angst / config.pixel_size_angst
+    )
     grown = _about_centre(volume.float(), padded)
     resized = fourier_resize3(grown[None], shape=(wanted,) * 3)[0]
     return _about_centre(resized, config.box)
+
+
+def _matching_sizes(least: int, ratio: float) -> tuple[int, int]:
+    """Find a padded size that becomes, times the ratio, nearly a whole number alike in parity."""
+
+    def target(size: int) -> int:
+        whole = round(size * ratio)
+        return whole + (whole - size) % 2
+
+    sizes = range(least, least + max(16, least // 4))
+    best = min(sizes, key=lambda size: abs(size * ratio / target(size) - 1) + 1e-6 * size)
+    return best, target(best)
 
 
 def _about_centre(volume: Tensor, size: int) -> Tensor:
