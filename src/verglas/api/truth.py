@@ -16,7 +16,13 @@ if TYPE_CHECKING:
     from verglas.api.job import Job
     from verglas.model import DataSet
 
-__all__ = ["compare_picks", "compare_with_truth", "match_positions"]
+__all__ = [
+    "compare_picks",
+    "compare_with_truth",
+    "defocus_errors",
+    "match_positions",
+    "pose_errors",
+]
 
 PICK_DISTANCE_ANGST = 30.0
 """A pick farther from every true position is wrong: 20 pixels of 1.5 Å."""
