@@ -14,7 +14,7 @@ from verglas.kernels.slices import (
     symmetrise_half_volume,
 )
 
-__all__ = ["Sums", "radial_mean", "reconstruct", "symmetrise_sums"]
+__all__ = ["Sums", "radial_mean", "reconstruct", "shell_of_voxels", "symmetrise_sums"]
 
 _WEIGHT_FLOOR = 1e-3  # of the shell's mean weight; keeps empty corners of Fourier space quiet
 
@@ -96,7 +96,13 @@ def symmetrise_sums(
     return numerator, denominator
 
 
-def _shell_of_voxels(shape: tuple[int, ...] | torch.Size, padding: int) -> Tensor:
+def shell_of_voxels(shape: tuple[int, ...] | torch.Size, padding: int) -> Tensor:
+    """Return the nearest shell of the unpadded box for each voxel of a half volume.
+
+    Args:
+        shape: three sides; the outer planes of one three planes thick are out of reach.
+        padding: oversampling factor.
+    """
     d, h, w = shape
     z = torch.arange(d) - d // 2 if d > 3 else torch.tensor([1_000_000, 0, 1_000_000])
     y = torch.arange(h) - h // 2
@@ -116,7 +122,7 @@ def radial_mean(values: Tensor, *, radius: int, padding: int) -> Tensor:
     Returns:
         `[radius + 1]`, float64.
     """
-    shell = _shell_of_voxels(values.shape, padding).clamp_max(radius + 1).flatten()
+    shell = shell_of_voxels(values.shape, padding).clamp_max(radius + 1).flatten()
     total = torch.zeros(radius + 2, dtype=torch.float64)
     count = total.clone()
     total.index_add_(0, shell, values.double().flatten())
@@ -153,7 +159,7 @@ def reconstruct(
         `[box, box, box]`, or `[box, box]` when planar.
     """
     mean = radial_mean(denominator, radius=radius, padding=padding)
-    shell = _shell_of_voxels(denominator.shape, padding)
+    shell = shell_of_voxels(denominator.shape, padding)
     inside = shell <= radius
     shell = shell.clamp_max(radius)
     floor = (_WEIGHT_FLOOR * mean + 1e-30).float()[shell]
