@@ -67,9 +67,7 @@ class Planes:
 
     def take(self, classes: list[int]) -> "Planes":
         """Return the planes of some classes."""
-        return Planes(
-            self.numerator[classes], self.denominator[classes], self.radius, self.padding
-        )
+        return Planes(self.numerator[classes], self.denominator[classes], self.radius, self.padding)
 
 
 @dataclass(frozen=True)
