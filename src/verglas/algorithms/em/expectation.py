@@ -92,6 +92,7 @@ class Poses:
         rotation_ref_to_img: `[b, 3, 3]`, float64.
         shift_angst: `[b, 2]`.
         reference: `[b]`.
+        reference_weight: `[b]`, posterior probability of that reference, all poses together.
         weight: `[b]`, posterior probability of that one grid point.
         loglik: `[b]`, evidence.
         effective_cells: `[b]`, number of orientations that share the posterior.
@@ -100,6 +101,7 @@ class Poses:
     rotation_ref_to_img: Tensor
     shift_angst: Tensor
     reference: Tensor
+    reference_weight: Tensor
     weight: Tensor
     loglik: Tensor
     effective_cells: Tensor
@@ -284,8 +286,8 @@ def _dense_step(
     row_signal.addmm_(posterior.likelihood.view(b * t, -1).T, flat)
     mass = posterior.row_mass
     row_weight.addmm_(mass.T, at_level.whitened()[1])
-    by_reference = mass.view(b, -1, len(bank.rotations)).sum((0, 2))
-    sums.class_weight.add_(by_reference.double())
+    by_reference = mass.view(b, -1, len(bank.rotations)).sum(2)
+    sums.class_weight.add_(by_reference.double().sum(0))
     _add_by_view(
         posterior,
         at_level,
@@ -296,10 +298,12 @@ def _dense_step(
         window,
     )
     best = posterior.best_row
+    reference = bank.row_reference[best]
     return Poses(
         rotation_ref_to_img=bank.rotations[bank.row_rotation[best]],
         shift_angst=centre + level.shifts_angst[posterior.best_shift],
-        reference=bank.row_reference[best],
+        reference=reference,
+        reference_weight=by_reference.gather(1, reference[:, None]).squeeze(1),
         weight=posterior.best_weight,
         loglik=posterior.evidence_loglik,
         effective_cells=mass.square().sum(1).reciprocal(),
@@ -460,6 +464,7 @@ def _finish(
         rotation_ref_to_img=children[best, posterior.best_row % 8],
         shift_angst=centre + level.shifts_angst[posterior.best_shift],
         reference=cells.reference[best],
+        reference_weight=(mass * (reference == cells.reference[best][:, None])).sum(1),
         weight=posterior.best_weight,
         loglik=posterior.evidence_loglik,
         effective_cells=mass.square().sum(1).reciprocal(),
