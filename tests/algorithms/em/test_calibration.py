@@ -92,6 +92,7 @@ def test_posterior_of_cells_is_calibrated():
         reference=torch.zeros_like(every),
         step_deg=60.0,
         kept_mass=1.0,
+        min_cells=1,
         max_cells=len(parents),
     )
     children = cells.children.flatten(0, 1)

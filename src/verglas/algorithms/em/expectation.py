@@ -66,7 +66,9 @@ class Search:
         levels: the dense level and the finer ones, each of half the step before it.
         shift_prior_angst: standard deviation of the true shifts about zero.
         kept_mass: posterior mass carried from one level to the next.
-        max_cells: most rotations of a view carried on.
+        min_cells, max_cells: fewest and most rotations of a view carried on. Where signal is
+            strong, a coarse grid misses the peak by more log units than any temperature
+            allows for, and the right cell may have no mass at all.
         temperature: of the scores at all levels but the last.
         final_temperature: of the scores at the last level; 1 is the likelihood.
         block_gb: memory for one block of scores.
@@ -77,6 +79,7 @@ class Search:
     levels: tuple[Level, ...]
     shift_prior_angst: float
     kept_mass: float = 0.999
+    min_cells: int = 8
     max_cells: int = 64
     temperature: float = 1.5
     final_temperature: float = 1.0
@@ -378,6 +381,7 @@ def _ladder(
             reference=cells.reference.repeat_interleave(8),
             step_deg=level.step_deg,
             kept_mass=search.kept_mass,
+            min_cells=search.min_cells,
             max_cells=search.max_cells,
         )
         centre = centre + _mean_shift(result.posterior, level.shifts_angst)
@@ -409,14 +413,15 @@ def _dense_cells(views: Views, centre: Tensor, bank: _Bank, search: Search) -> t
         reference=bank.row_reference,
         step_deg=level.step_deg,
         kept_mass=search.kept_mass,
+        min_cells=search.min_cells,
         max_cells=search.max_cells,
     )
     return cells, centre + torch.cat(moves)
 
 
 def _cell_table(cells: Cells) -> Tensor:
-    """Return `[b, slots]`, the cell in each slot of each view's list."""
-    table = torch.zeros(cells.n_views, int(cells.slot.max()) + 1, dtype=torch.long)
+    """Return `[b, slots]`, the cell in each slot of each view's list, -1 for none."""
+    table = torch.full((cells.n_views, int(cells.slot.max()) + 1), -1)
     table[cells.view, cells.slot] = cells.cell
     return table
 

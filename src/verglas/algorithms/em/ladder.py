@@ -81,18 +81,20 @@ def select_cells(
     reference: Tensor,
     step_deg: float,
     kept_mass: float,
+    min_cells: int,
     max_cells: int,
 ) -> Cells:
     """Keep, for each view, the orientations that hold most of its posterior mass.
 
     Args:
         row_mass: `[b, r]`, posterior mass of each row of the coarser level.
-        row_cell: `[b, r]` or `[1, r]`, orientation that each row stands for.
+        row_cell: `[b, r]` or `[1, r]`, orientation that each row stands for, negative where
+            a row stands for none.
         rotations_ref_to_img: `[u, 3, 3]`, all orientations of that level.
         reference: `[u]`.
         step_deg: step of that level.
         kept_mass: mass to keep.
-        max_cells: most cells of a view.
+        min_cells, max_cells: fewest and most cells of a view.
 
     Returns:
         The cells that some view kept.
@@ -100,9 +102,10 @@ def select_cells(
     mass, row = row_mass.topk(min(max_cells, row_mass.shape[1]), dim=1)
     before = mass.cumsum(1) - mass
     keep = (before < kept_mass) & (mass > 0)
-    keep[:, 0] = True
-    view, slot = keep.nonzero(as_tuple=True)
-    cell = row_cell.expand(len(row_mass), -1)[view, row[view, slot]]
+    keep[:, : max(1, min_cells)] = True
+    listed = row_cell.expand(len(row_mass), -1).gather(1, row)
+    view, slot = (keep & (listed >= 0)).nonzero(as_tuple=True)
+    cell = listed[view, slot]
     order = torch.argsort(cell, stable=True)
     used, cell = torch.unique(cell[order], return_inverse=True)
     return Cells(
