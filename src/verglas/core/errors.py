@@ -7,6 +7,7 @@ them into one of these. All of them survive pickling, since workers send them ho
 """
 
 __all__ = [
+    "DiskFull",
     "EngineError",
     "FormatError",
     "ParamsError",
@@ -59,6 +60,10 @@ class ToolError(UserError):
 
 class ProjectLocked(UserError):
     """Another process is writing to the project."""
+
+
+class DiskFull(UserError):
+    """The disk, the quota or the largest size of a file leaves no room for a write."""
 
 
 class EngineError(VerglasError):

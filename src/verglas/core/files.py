@@ -12,9 +12,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from verglas.core.errors import UserError
+from verglas.core.errors import DiskFull
 
-__all__ = ["atomic_folder", "atomic_path", "relative_path", "write_text"]
+__all__ = [
+    "DISK_FULL",
+    "atomic_folder",
+    "atomic_path",
+    "disk_full_explained",
+    "full_disk_ignored",
+    "relative_path",
+    "write_text",
+]
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says when there is no room for a write."""
 
 
 @contextmanager
@@ -26,9 +37,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Args:
         path: final name; its folder is made; an existing file is replaced.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary_name(path, suffix=path.suffix)
-    with _full_disk_explained(path):
+    with disk_full_explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
             _flush(temporary)
@@ -45,9 +56,9 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     Args:
         folder: final name; it must not exist or be empty.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary_name(folder, suffix="")
-    with _full_disk_explained(folder):
+    with disk_full_explained(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
         try:
             temporary.mkdir()
             yield temporary
@@ -76,6 +87,34 @@ def relative_path(path: Path, root: Path) -> str:
     return Path(os.path.relpath(path.absolute(), root.absolute())).as_posix()
 
 
+@contextmanager
+def disk_full_explained(path: Path) -> Iterator[None]:
+    """Turn the system's error about a full disk into a `DiskFull`; others stay what they are.
+
+    Args:
+        path: what is being written, for the message.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        raise DiskFull(
+            f"cannot write {str(path)!r}: {os.strerror(error.errno).lower()}",
+            "free some space and run again; finished chunks are kept",
+        ) from error
+
+
+@contextmanager
+def full_disk_ignored() -> Iterator[None]:
+    """Do without a write that only informs, as progress or a log, when there is no room."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+
+
 def _temporary_name(path: Path, *, suffix: str) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp{suffix}")
 
@@ -86,16 +125,3 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def _full_disk_explained(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        raise UserError(
-            f"cannot write {str(path)!r}: {os.strerror(error.errno).lower()}",
-            "free some space and run again; finished chunks are kept",
-        ) from error

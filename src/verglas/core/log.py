@@ -6,10 +6,13 @@ so that the page can filter by level without parsing text.
 
 import json
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+
+from verglas.core.files import DISK_FULL, full_disk_ignored
 
 __all__ = ["JsonLinesFormatter", "TextFormatter", "job_log", "read_json_log"]
 
@@ -46,6 +49,21 @@ class JsonLinesFormatter(logging.Formatter):
         if record.exc_info:
             fields["traceback"] = self.formatException(record.exc_info)
         return json.dumps(fields, ensure_ascii=False)
+
+
+class _LogFile(logging.FileHandler):
+    """A log that goes on without lines for which the disk has no room."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Keep silent about a full disk, of which the job itself tells."""
+        error = sys.exc_info()[1]
+        if not (isinstance(error, OSError) and error.errno in DISK_FULL):
+            super().handleError(record)
+
+    def close(self) -> None:
+        """Close the file; lines that still find no room are lost."""
+        with full_disk_ignored():
+            super().close()
 
 
 @contextmanager
@@ -87,7 +105,7 @@ def read_json_log(path: Path) -> list[dict[str, str]]:
 
 
 def _file_handler(path: Path, formatter: logging.Formatter, level: int) -> logging.Handler:
-    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+    handler = _LogFile(path, encoding="utf-8", delay=True)
     handler.setFormatter(formatter)
     handler.setLevel(level)
     return handler

@@ -42,7 +42,14 @@ __all__ = ["JobRequest", "cancel_on_signals", "run_job"]
 
 log = logging.getLogger(__name__)
 
-_CUT_FILES = (".*.tmp*", "chunks/*/.*", "checkpoints/*/.*", "arrays/.*", "outputs/.*")
+_CUT_FILES = (
+    ".*.tmp*",
+    "chunks/*/.*",
+    "checkpoints/*/.*",
+    "arrays/.*",
+    "outputs/.*",
+    "files/**/.*.tmp*",
+)
 """What a crash leaves of files that were being written, below a job's folder."""
 
 
@@ -111,19 +118,19 @@ def _carry_out(store: Store, request: JobRequest, runner: JobRunner) -> dict[str
     """Call the protocol and store its outputs; all errors become ours."""
     record, spec = request.record, request.spec
     folder = store.folder(record)
-    _log_start(request, folder)
-    runner.tell(ev.Queued())
-    runner.tell(ev.Started())
-    context = JobContext(
-        store.layout.root,
-        folder,
-        protocol=(spec.id, spec.version),
-        runner=runner,
-        recorder=runner,
-        seed=record.seed,
-        identity=_identity(request),
-    )
     with _border(request, runner):
+        _log_start(request, folder)
+        runner.tell(ev.Queued())
+        runner.tell(ev.Started())
+        context = JobContext(
+            store.layout.root,
+            folder,
+            protocol=(spec.id, spec.version),
+            runner=runner,
+            recorder=runner,
+            seed=record.seed,
+            identity=_identity(request),
+        )
         runner.check_cancelled()
         outputs = spec.run(context, request.params, request.inputs)
         if not isinstance(outputs, spec.outputs):
@@ -141,19 +148,20 @@ def _border(request: JobRequest, runner: JobRunner) -> Iterator[None]:
     try:
         yield
     except Parked as parked:
-        runner.tell(ev.Asked(parked.question.name))
+        _tell_end(runner, ev.Asked(parked.question.name))
         raise
     except JobCancelled:
-        runner.tell(ev.CancelRequested())
+        _tell_end(runner, ev.CancelRequested())
         raise
     except KeyboardInterrupt:
-        runner.tell(ev.CancelRequested())
+        _tell_end(runner, ev.CancelRequested())
         raise JobCancelled("stopped at once; finished chunks are kept") from None
     except Exception as problem:  # the job's border: a protocol may raise anything
         if request.cancel.is_set():  # as an outside program that Ctrl-C ended too
-            runner.tell(ev.CancelRequested())
+            _tell_end(runner, ev.CancelRequested())
             raise JobCancelled(f"cancelled: {problem}") from problem
-        _tell_raised(runner, problem)
+        log.error("%s", problem)
+        _tell_end(runner, ev.Raised(str(problem)))
         if isinstance(problem, VerglasError):
             raise
         text, is_user_error = explain(problem)
@@ -161,12 +169,12 @@ def _border(request: JobRequest, runner: JobRunner) -> Iterator[None]:
         raise (UserError if is_user_error else EngineError)(text) from problem
 
 
-def _tell_raised(runner: JobRunner, problem: Exception) -> None:
-    log.error("%s", problem)
+def _tell_end(runner: JobRunner, event: ev.Event) -> None:
+    """Tell how the protocol ended; that it cannot be written down must not hide the reason."""
     try:
-        runner.tell(ev.Raised(str(problem)))
-    except OSError as error:  # a full disk must not hide why the job failed
-        log.error("the event could not be written: %s", error)
+        runner.tell(event)
+    except (VerglasError, OSError) as problem:
+        log.error("the end could not be added to the events: %s", problem)
 
 
 def _started(request: JobRequest) -> JobRecord:
@@ -208,6 +216,8 @@ def _status_of(error: VerglasError) -> JobStatus:
 
 
 def _save_end(store: Store, record: JobRecord, error: VerglasError | None) -> None:
+    if error is not None:
+        _remove_cut_files(store.folder(record))  # first, since the disk may be full
     try:
         store.save(record)
     except (UserError, OSError) as problem:
@@ -273,9 +283,17 @@ def _identity(request: JobRequest) -> str:
 def _clear_leftovers(folder: Path) -> None:
     """Remove what a killed run left half done."""
     shutil.rmtree(folder / "live", ignore_errors=True)
+    _remove_cut_files(folder)
+
+
+def _remove_cut_files(folder: Path) -> None:
+    """Remove what was being written; no worker is at it any more."""
     for pattern in _CUT_FILES:
         for path in folder.glob(pattern):
-            path.unlink() if path.is_file() else shutil.rmtree(path)
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def _clear_scaffold(folder: Path) -> None:

@@ -1,11 +1,13 @@
 """The history of a job, one line of JSON per event, only ever appended to."""
 
 import json
-from io import TextIOWrapper
+import os
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from verglas.core.files import disk_full_explained
 from verglas.engine.events import Event, event_to_json
 from verglas.project.record import now
 
@@ -13,10 +15,11 @@ __all__ = ["Journal", "read_journal"]
 
 
 class Journal:
-    """Appends events to `events.jsonl` of a job's folder."""
+    """Appends events to `events.jsonl` of a job's folder; the first one makes the file."""
 
     def __init__(self, folder: Path) -> None:
-        self._file: TextIOWrapper = (folder / "events.jsonl").open("a", encoding="utf-8")
+        self._path = folder / "events.jsonl"
+        self._file: FileIO | None = None
 
     def __enter__(self) -> "Journal":
         return self
@@ -27,13 +30,31 @@ class Journal:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
     def write(self, event: Event) -> None:
-        """Append an event; it is handed to the system before this returns."""
-        line = {"time": now(), **event_to_json(event)}
-        self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        self._file.flush()
+        """Append an event, whole or not at all; the system has it when this returns.
+
+        Raises:
+            DiskFull: there is no room for it.
+        """
+        line = json.dumps({"time": now(), **event_to_json(event)}, ensure_ascii=False) + "\n"
+        with disk_full_explained(self._path):
+            if self._file is None:
+                self._file = FileIO(self._path, "a")
+            end = self._file.seek(0, os.SEEK_END)
+            try:
+                _write_all(self._file, line.encode())
+            except OSError:
+                self._file.truncate(end)
+                raise
+
+
+def _write_all(file: FileIO, data: bytes) -> None:
+    """Write until nothing is left: the system may take a part when space runs out."""
+    while data:
+        data = data[file.write(data) :]
 
 
 def read_journal(folder: Path) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from verglas.core.errors import EngineError, TaskFailed, UserError
-from verglas.core.files import atomic_path
+from verglas.core.files import atomic_path, full_disk_ignored
 from verglas.engine import events as ev
 from verglas.engine.executor import Executor, Unit
 from verglas.engine.journal import Journal
@@ -23,6 +23,7 @@ from verglas.engine.progress import OnProgress, ProgressUpdate, StepProgress
 from verglas.engine.state import JobState
 from verglas.model import DataSet, Kind, open_dataset, write_dataset
 from verglas.model.dataset_files import is_dataset
+from verglas.model.tables import write_parquet
 from verglas.project.record import Question, StepCount
 from verglas.sdk.arrays import Arrays
 from verglas.sdk.chunks import Chunk, function_path
@@ -258,8 +259,11 @@ class _OpenStep:
     def _write_table(self) -> None:
         rows_per_group = max(chunk.n_rows for chunk in self.chunks.values())
         with atomic_path(self.table) as temporary:
-            self.work.plan.table.write_parquet(
-                temporary, compression="lz4", row_group_size=max(rows_per_group, 1000)
+            write_parquet(
+                self.work.plan.table,
+                temporary,
+                compression="lz4",
+                rows_per_group=max(rows_per_group, 1000),
             )
 
 
@@ -268,6 +272,6 @@ def _collect_log(live: Path, folder: Path) -> None:
     for name in ("log.txt", "log.jsonl"):
         path = live / name
         if path.exists():
-            with (folder / name).open("a", encoding="utf-8") as target:
+            with full_disk_ignored(), (folder / name).open("a", encoding="utf-8") as target:
                 target.write(path.read_text("utf-8"))
     shutil.rmtree(live, ignore_errors=True)

@@ -4,7 +4,6 @@ This is all that happens on a worker. It never opens the project's index, and it
 but the unit and the project's folder.
 """
 
-import errno
 import importlib
 import json
 import logging
@@ -21,7 +20,7 @@ from typing import Any
 import polars as pl
 
 from verglas.core.errors import UserError
-from verglas.core.files import write_text
+from verglas.core.files import DISK_FULL, full_disk_ignored, write_text
 from verglas.core.log import job_log
 from verglas.engine.executor import Outcome, Unit
 from verglas.sdk.chunks import Chunk, Plan, execute_chunk, has_result, result_path
@@ -40,7 +39,6 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 _PROGRESS_EVERY_S = 0.5
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def run_unit(unit: Unit, *, own_log: bool = True) -> Outcome:
@@ -52,8 +50,11 @@ def run_unit(unit: Unit, *, own_log: bool = True) -> Outcome:
             it the records go to whatever log the process has.
     """
     start = time.monotonic()
-    unit.live.mkdir(parents=True, exist_ok=True)
     error, is_user_error = "", False
+    try:
+        unit.live.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        return Outcome(unit.step, unit.key, *explain(problem))
     with _log_into(unit.live if own_log else None):
         try:
             _execute(unit)
@@ -94,7 +95,7 @@ def explain(problem: Exception) -> tuple[str, bool]:
     """Put an error into words, and say whether a person can put it right."""
     if isinstance(problem, UserError):
         return str(problem), True
-    if isinstance(problem, OSError) and problem.errno in _DISK_FULL:
+    if isinstance(problem, OSError) and problem.errno in DISK_FULL:
         where = f" {problem.filename!r}" if problem.filename else ""
         why = os.strerror(problem.errno).lower()
         return f"cannot write{where}: {why}; free some space and run again", True
@@ -114,7 +115,8 @@ class LiveProgress:
         if now_s - self.last_s < _PROGRESS_EVERY_S and done < total:
             return
         self.last_s = now_s
-        self.path.write_text(json.dumps([done, total, text]), "utf-8")
+        with full_disk_ignored():
+            self.path.write_text(json.dumps([done, total, text]), "utf-8")
 
 
 def _execute(unit: Unit) -> None:

@@ -5,19 +5,29 @@ writes (it holds the project's lock); any number read. A damaged index is moved 
 nothing that the job folders do not.
 """
 
+import errno
 import hashlib
 import json
 import logging
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from verglas.core.errors import UserError
+from verglas.core.files import disk_full_explained
 from verglas.project.migrations import MIGRATIONS, migrate, n_applied
 from verglas.project.record import JobRecord, Output
 
-__all__ = ["connect", "is_usable", "last_numbers", "put_records", "transaction"]
+__all__ = [
+    "connect",
+    "copy_to_memory",
+    "is_usable",
+    "last_numbers",
+    "put_records",
+    "transaction",
+]
 
 log = logging.getLogger(__name__)
 
@@ -28,13 +38,15 @@ def connect(path: Path, *, write: bool = False) -> sqlite3.Connection:
     """Open the index; with `write` it is made or brought up to date where needed.
 
     Raises:
-        UserError: the file cannot be opened.
+        UserError: the file cannot be opened; `DiskFull` for lack of space.
     """
     try:
         connection = _open(path)
         if write:
             migrate(connection)
     except sqlite3.DatabaseError as error:
+        with disk_full_explained(path):
+            _raise_if_full(error)
         if not write or isinstance(error, sqlite3.OperationalError):
             raise UserError(
                 f"the index {str(path)!r} cannot be opened: {error}",
@@ -46,6 +58,20 @@ def connect(path: Path, *, write: bool = False) -> sqlite3.Connection:
         connection = _open(path)
         migrate(connection)
     return connection
+
+
+def copy_to_memory(path: Path) -> sqlite3.Connection:
+    """Open an index in memory, with what the file holds as far as it can be read.
+
+    It stands in for the file where that cannot be written, and is lost with the process.
+    """
+    copy = _prepare(sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False))
+    if is_usable(path):
+        with closing(_open(path)) as connection:
+            connection.backup(copy)
+    else:
+        migrate(copy)
+    return copy
 
 
 def is_usable(path: Path) -> bool:
@@ -64,14 +90,17 @@ def is_usable(path: Path) -> bool:
 
 @contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    """Group writes: all of them or none."""
-    connection.execute("BEGIN IMMEDIATE")
+    """Group writes: all of them or none; `DiskFull` is raised when there is no room."""
     try:
+        connection.execute("BEGIN IMMEDIATE")
         yield connection
-    except BaseException:
-        connection.execute("ROLLBACK")
+        connection.execute("COMMIT")
+    except BaseException as error:
+        if connection.in_transaction:  # a full disk rolls back by itself
+            connection.execute("ROLLBACK")
+        with disk_full_explained(_path_of(connection)):
+            _raise_if_full(error)
         raise
-    connection.execute("COMMIT")
 
 
 def put_records(connection: sqlite3.Connection, records: Iterable[tuple[JobRecord, int]]) -> None:
@@ -121,11 +150,26 @@ def _open(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(
         path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
     )
+    return _prepare(connection)
+
+
+def _prepare(connection: sqlite3.Connection) -> sqlite3.Connection:
     connection.row_factory = sqlite3.Row
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA journal_mode = DELETE").fetchone()
     connection.execute("PRAGMA synchronous = NORMAL")
     return connection
+
+
+def _raise_if_full(error: BaseException) -> None:
+    """Raise the system's error where SQLite met a full disk or quota."""
+    code = getattr(error, "sqlite_errorcode", None)
+    if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+
+
+def _path_of(connection: sqlite3.Connection) -> Path:
+    return Path(connection.execute("PRAGMA database_list").fetchone()["file"] or ":memory:")
 
 
 def _job_row(record: JobRecord, environment: str, stamp: int) -> tuple[object, ...]:

@@ -1,6 +1,6 @@
 """Where things lie in a project folder.
 
-project.toml  project.db  project.lock
+project.toml  project.db  project.lock  .reserve
 jobs/0012-estimate_ctf/  job.json  events.jsonl  log.txt  chunks/  checkpoints/  files/
                          outputs/<port>/  questions/<name>/  revisions/<n>/outputs/<port>/
 
@@ -19,7 +19,14 @@ from uuid import uuid4
 from verglas.core.errors import FormatError, UserError
 from verglas.core.files import write_text
 
-__all__ = ["ProjectLayout", "create_project", "find_project", "read_json", "write_json"]
+__all__ = [
+    "ProjectLayout",
+    "create_project",
+    "find_project",
+    "json_text",
+    "read_json",
+    "write_json",
+]
 
 FORMAT_VERSION = 1
 
@@ -44,6 +51,11 @@ class ProjectLayout:
     def lock(self) -> Path:
         """The file that names the one writer."""
         return self.root / "project.lock"
+
+    @property
+    def reserve(self) -> Path:
+        """The file that keeps some disk space back, see `project.reserve`."""
+        return self.root / ".reserve"
 
     @property
     def jobs(self) -> Path:
@@ -108,7 +120,12 @@ def find_project(path: Path) -> ProjectLayout:
 
 def write_json(path: Path, value: object) -> None:
     """Replace a JSON file in one step."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    write_text(path, json_text(value))
+
+
+def json_text(value: object) -> str:
+    """Write a value as the content of a JSON file."""
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
 
 def read_json(path: Path) -> Any:

@@ -18,6 +18,7 @@ from uuid import uuid4
 import psutil
 
 from verglas.core.errors import ProjectLocked, UserError
+from verglas.core.files import disk_full_explained
 
 __all__ = ["Owner", "ProjectLock", "is_alive", "read_owner", "wait_for_lock"]
 
@@ -63,6 +64,7 @@ class ProjectLock:
 
         Raises:
             ProjectLocked: another live process holds it.
+            DiskFull: there is no room for the file.
         """
         if self._owner is not None:
             return None
@@ -149,11 +151,15 @@ def _heartbeat_age_s(path: Path) -> float:
     probe = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
         probe.touch()
-        return probe.stat().st_mtime - path.stat().st_mtime
-    except FileNotFoundError:
-        return STALE_AFTER_S
+        now_s = probe.stat().st_mtime
+    except OSError:  # a full disk, or one that we may only read
+        now_s = time.time()
     finally:
         probe.unlink(missing_ok=True)
+    try:
+        return now_s - path.stat().st_mtime
+    except FileNotFoundError:
+        return STALE_AFTER_S
 
 
 def _this_process() -> Owner:
@@ -184,13 +190,14 @@ def _machine() -> str:
 def _create(path: Path, owner: Owner) -> bool:
     """Put the lock file in place whole, unless there is one: `link` is atomic everywhere."""
     temporary = path.with_name(f".{path.name}.{owner.token}")
-    temporary.write_text(json.dumps(asdict(owner)), "utf-8")
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        return False
-    finally:
-        temporary.unlink()
+    with disk_full_explained(path):
+        try:
+            temporary.write_text(json.dumps(asdict(owner)), "utf-8")
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        finally:
+            temporary.unlink(missing_ok=True)
     return True
 
 

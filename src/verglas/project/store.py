@@ -3,8 +3,13 @@
 Reading needs no lock. Writing happens inside `with store.writing():`, which takes the project's
 lock for that long and first brings the index in line with the folders, so that whatever a
 killed process left behind is taken up before anything is added.
+
+A full disk does not keep a record from being written, see `project.reserve`; where even that
+has not helped, and on a disk that may only be read, the index is in memory and says what the
+files could not be brought to say.
 """
 
+import errno
 import json
 import logging
 import sqlite3
@@ -16,18 +21,28 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from verglas.core.errors import FormatError, ProjectLocked, UserError
+from verglas.core.errors import DiskFull, FormatError, ProjectLocked, UserError
+from verglas.core.files import write_text
 from verglas.core.ids import dataset_id, job_folder_name, job_id
-from verglas.project.db import connect, is_usable, last_numbers, put_records, transaction
-from verglas.project.layout import ProjectLayout, write_json
+from verglas.project.db import (
+    connect,
+    copy_to_memory,
+    is_usable,
+    last_numbers,
+    put_records,
+    transaction,
+)
+from verglas.project.layout import ProjectLayout, json_text
 from verglas.project.lock import ProjectLock, is_alive, read_owner
 from verglas.project.record import JobRecord, JobStatus
+from verglas.project.reserve import Reserve
 
 __all__ = ["DataSetInfo", "Store", "read_record"]
 
 log = logging.getLogger(__name__)
 
 INTERRUPTED = "interrupted: the process that ran this job ended before the job did"
+_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +77,9 @@ class Store:
         self._last_job = 0
         self._last_dataset = 0
         self._connection: sqlite3.Connection | None = None
+        self._reserve = Reserve(layout.reserve)
+        self._unsaved: dict[int, JobRecord] = {}
+        self._is_in_memory = False
         if self._is_behind():
             self._catch_up()
 
@@ -85,16 +103,11 @@ class Store:
 
         Raises:
             ProjectLocked: another process writes to the project.
+            DiskFull: there is no room for the lock, or to bring the index in line.
         """
         with self._mutex:
             if self._writers == 0:
-                self._lock.acquire()
-                self._close_index()
-                try:
-                    self._reconcile()
-                except BaseException:
-                    self._lock.release()
-                    raise
+                self._begin()
             self._writers += 1
         try:
             yield
@@ -109,13 +122,27 @@ class Store:
         return self.layout.jobs / record.folder
 
     def save(self, record: JobRecord) -> JobRecord:
-        """Write a record to its folder and then to the index, and return it."""
+        """Write a record to its folder and then to the index, and return it.
+
+        Raises:
+            DiskFull: there is no room for it; the end of a job is kept in memory until there is.
+        """
         with self._mutex:
             self._require_lock()
             path = self.folder(record) / "job.json"
-            write_json(path, record.model_dump(mode="json"))
-            with transaction(self.connection) as connection:
-                put_records(connection, [(record, file_stamp(path))])
+            try:
+                self._write(path, json_text(record.model_dump(mode="json")))
+            except DiskFull as problem:
+                if not record.status.is_active:
+                    self._unsaved[record.number] = record
+                    self._show_from_memory(problem)
+                raise
+            self._unsaved.pop(record.number, None)
+            try:
+                with transaction(self.connection) as connection:
+                    put_records(connection, [(record, file_stamp(path))])
+            except DiskFull as problem:
+                self._show_from_memory(problem)  # the folder is right, and it is the truth
         return record
 
     def new_job_number(self) -> int:
@@ -177,10 +204,37 @@ class Store:
             row: sqlite3.Row | None = self.connection.execute(query, values).fetchone()
         return row
 
+    def _begin(self) -> None:
+        """Take the lock and bring the index in line."""
+        try:
+            self._lock.acquire()
+        except DiskFull:
+            if not self._reserve.release():
+                raise
+            self._lock.acquire()
+        self._close_index()
+        try:
+            self._reserve.fill()
+            self._reconcile()
+        except BaseException as problem:
+            self._lock.release()
+            if isinstance(problem, DiskFull):
+                self._show_from_memory(problem)
+            raise
+
+    def _write(self, path: Path, text: str) -> None:
+        """Write a file, with the space kept back where there is no other."""
+        try:
+            write_text(path, text)
+        except DiskFull:
+            if not self._reserve.become(path, text):
+                raise
+
     def _close_index(self) -> None:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+        self._is_in_memory = False
 
     def _require_lock(self) -> None:
         if self._writers == 0:
@@ -202,44 +256,76 @@ class Store:
         try:
             with self.writing():
                 pass
-        except (ProjectLocked, PermissionError):
+        except ProjectLocked:
             if not is_usable(self.layout.database):
                 raise
+        except DiskFull as problem:
+            if not self._is_in_memory:
+                self._show_from_memory(problem)
+        except OSError as problem:
+            if problem.errno not in _READ_ONLY:
+                raise
+            self._show_from_memory(problem)
+
+    def _show_from_memory(self, problem: Exception) -> None:
+        """Let the index in memory say how the project stands, since the files cannot."""
+        if not self._is_in_memory:
+            log.warning("what is shown could not be written down: %s", problem)
+        self._close_index()
+        self._connection = copy_to_memory(self.layout.database)
+        self._is_in_memory = True
+        self._take_up_folders()
+        unsaved = self._unsaved if self._writers else self._ended_jobs()
+        with transaction(self._connection) as connection:
+            put_records(connection, [(record, 0) for record in unsaved.values()])
 
     def _known_stamps(self) -> dict[str, int]:
         rows = self.connection.execute("SELECT number, protocol, stamp FROM job")
         return {job_folder_name(r["number"], r["protocol"]): int(r["stamp"]) for r in rows}
 
     def _reconcile(self) -> int:
-        """Take up every `job.json` that the index does not know; needs the lock."""
+        """Bring the index in line with the folders; needs the lock."""
         self._connection = connect(self.layout.database, write=True)
-        found, known = _stamps(self.layout), self._known_stamps()
-        changed = {name: stamp for name, stamp in found.items() if known.get(name) != stamp}
-        records = list(_readable(self.layout.jobs, changed))
-        gone = [_folder_number(name) for name in known.keys() - found.keys()]
-        if records or gone:
-            with transaction(self._connection) as connection:
-                connection.executemany("DELETE FROM job WHERE number = ?", [(n,) for n in gone])
-                put_records(connection, records)
+        found = self._take_up_folders()
         last_job, self._last_dataset = last_numbers(self._connection)
         self._last_job = max([last_job, *map(_folder_number, found)])
         if self._writers == 0:
             self._end_interrupted()
         return len(found)
 
+    def _take_up_folders(self) -> dict[str, int]:
+        """Take up every `job.json` that the index does not know; returns the stamps of all."""
+        found, known = _stamps(self.layout), self._known_stamps()
+        changed = {name: stamp for name, stamp in found.items() if known.get(name) != stamp}
+        records = list(_readable(self.layout.jobs, changed))
+        gone = [_folder_number(name) for name in known.keys() - found.keys()]
+        if records or gone:
+            with transaction(self.connection) as connection:
+                connection.executemany("DELETE FROM job WHERE number = ?", [(n,) for n in gone])
+                put_records(connection, records)
+        return found
+
     def _end_interrupted(self) -> None:
-        """Jobs that seem to run cannot: this process has the lock and has started none."""
-        rows = self.connection.execute(
-            "SELECT record FROM job WHERE status IN ('queued', 'running')"
-        ).fetchall()
+        """Write down the end of jobs whose process has ended; needs the lock."""
         self._writers += 1
         try:
-            for row in rows:
-                record = JobRecord.model_validate_json(row["record"])
-                record = record.replace(status=JobStatus.FAILED, error=INTERRUPTED)
-                self.save(record.with_moment("interrupted"))
+            for record in self._ended_jobs().values():
+                self.save(record)
+            self._unsaved.clear()
         finally:
             self._writers -= 1
+
+    def _ended_jobs(self) -> dict[int, JobRecord]:
+        """Jobs that seem to run cannot, unless a process has the lock: say how they ended."""
+        ended = {}
+        for row in self.connection.execute(
+            "SELECT record FROM job WHERE status IN ('queued', 'running')"
+        ):
+            record = JobRecord.model_validate_json(row["record"])
+            interrupted = record.replace(status=JobStatus.FAILED, error=INTERRUPTED)
+            interrupted = interrupted.with_moment("interrupted")
+            ended[record.number] = self._unsaved.get(record.number, interrupted)
+        return ended
 
 
 def read_record(folder: Path) -> JobRecord:
