@@ -10,7 +10,8 @@ from verglas.kernels.fourier import fourier_shift, irfft2, rfft2
 
 
 def _extract(image, position, *, seed=0, **config):
-    config = {"box_px": 64, "output_px": 64, "background_radius_px": 24.0} | config
+    sizes = {"box_px": 64, "output_px": 64, "background_radius_px": 24.0}
+    config = sizes | {"particle_radius_px": 20.0} | config
     return extract_boxes(
         torch.as_tensor(image),
         torch.as_tensor(position, dtype=torch.float64),
@@ -58,13 +59,42 @@ def test_protein_is_bright_and_background_is_normal():
     assert float(result.background_std) == pytest.approx(20, rel=0.1)
 
 
-def test_boxes_over_the_border_are_left_out_and_named():
+@pytest.mark.parametrize(
+    ("inside", "kept"),
+    [("box", [0, 2, 3]), ("particle", [0, 1, 2, 3, 4, 5, 7]), ("centre", [0, 1, 2, 3, 4, 5, 6, 7])],
+)
+def test_positions_at_the_border_are_kept_by_what_must_be_inside(inside, kept):
     image = np.random.default_rng(2).normal(size=(200, 300)).astype(np.float32)
-    position = [[100, 100], [31, 100], [32, 32], [268, 168], [269, 168], [150, -40]]
-    assert _extract(image, position).index.tolist() == [0, 2, 3]
-    kept = _extract(image, position, keep_border=True)
-    assert kept.index.tolist() == [0, 1, 2, 3, 4]
-    assert torch.isfinite(kept.images).all()
+    position = [
+        [100, 100], [31, 100], [32, 32], [268, 168], [269, 168], [19.5, 100],
+        [19.4, 100], [279.5, 179.5], [150, -40],
+    ]  # fmt: skip
+    result = _extract(image, position, must_be_inside=inside)
+    assert result.index.tolist() == kept
+    assert torch.isfinite(result.images).all()
+    filled = [position[i][0] not in (100, 32, 268) for i in kept]
+    assert (result.fill_fraction > 0).tolist() == filled
+
+
+def test_image_smaller_than_the_box_gives_nothing():
+    image = np.random.default_rng(2).normal(size=(60, 300)).astype(np.float32)
+    assert _extract(image, [[150, 30]]).index.tolist() == []
+
+
+def test_particle_at_the_border_is_as_it_would_be_in_a_larger_image():
+    """Inside the disc the box equals that of the whole micrograph to 3 % of the noise."""
+    rng = np.random.default_rng(7)
+    image = rng.normal(300, 10, (200, 300)) - 30 * _blob((200, 300), 122, 100, 7)
+    image = (image + 0.2 * np.arange(200)[:, None]).astype(np.float32)
+    whole = _extract(image, [[122, 100]])
+    cut = _extract(image[:, 100:], [[22, 100]])
+    assert float(cut.fill_fraction) == pytest.approx(10 / 64)
+    axis = torch.arange(64) - 32
+    disc = axis.square()[:, None] + axis.square() <= 20**2
+    # scale and background are estimated from other noise: a factor and a plane remain
+    inside = cut.images[0][disc], whole.images[0][disc]
+    assert float((inside[0] - inside[1]).abs().mean()) < 0.1
+    assert float(np.corrcoef(np.stack([v.numpy() for v in inside]))[0, 1]) > 0.999
 
 
 def test_rescaled_box_keeps_its_centre():

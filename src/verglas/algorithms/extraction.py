@@ -1,21 +1,34 @@
 """Cut particles out of a micrograph and bring them to a common grey scale.
 
 Boxes are cut at whole pixels, so nothing is interpolated; the rest of the position goes into the
-shift of the particle. Protein comes out bright.
+shift of the particle. Protein comes out bright. What a box lacks beyond the micrograph's border is
+filled, see `box_fill`.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from verglas.algorithms.box_fill import BoxFill, present_pixels, spectrum_for_boxes
 from verglas.algorithms.grey_levels import robust_level
 from verglas.core.checks import check_range
 from verglas.kernels.crop import normalise_boxes, window_boxes
 from verglas.kernels.ctf import evaluate_ctf
 from verglas.kernels.fourier import fourier_resize2, irfft2, rfft2, rfft_grid
 
-__all__ = ["ExtractConfig", "Extracted", "extract_boxes", "flip_phases", "replace_dust"]
+__all__ = [
+    "ExtractConfig",
+    "Extracted",
+    "MustBeInside",
+    "extract_boxes",
+    "flip_phases",
+    "replace_dust",
+]
+
+MustBeInside = Literal["particle", "box", "centre"]
+"""What must lie in the micrograph for a box to be cut."""
 
 _BATCH = 64  # boxes that stay in the cache while they are worked on
 
@@ -32,17 +45,18 @@ class ExtractConfig:
         invert: change the sign, for micrographs with dark particles.
         ramp: take out a sloping background, not only a level.
         dust_sigma: pixels this far from the micrograph's median are replaced by noise; 0 for none.
-        keep_border: repeat border pixels in boxes that leave the micrograph, instead of
-            leaving them out.
+        particle_radius_px: of the particle's disc.
+        must_be_inside: what must lie in the micrograph: the disc, the whole box, or the centre.
     """
 
     box_px: int
     output_px: int
     background_radius_px: float
+    particle_radius_px: float
     invert: bool = True
     ramp: bool = True
     dust_sigma: float = 5.0
-    keep_border: bool = False
+    must_be_inside: MustBeInside = "particle"
 
 
 @dataclass(frozen=True)
@@ -55,6 +69,7 @@ class Extracted:
         shift_px: `[m, 2]` (x, y) in pixels of the micrograph, moves the particle to the centre
             of its box; each within half a pixel.
         background_mean, background_std: `[m]`, grey values outside the particle before.
+        fill_fraction: `[m]`, share of the box that lay beyond the border and was filled.
     """
 
     images: Tensor
@@ -62,6 +77,7 @@ class Extracted:
     shift_px: Tensor
     background_mean: Tensor
     background_std: Tensor
+    fill_fraction: Tensor
 
 
 def flip_phases(
@@ -151,7 +167,7 @@ def extract_boxes(
         image: `[h, w]`.
         position_px: `[n, 2]` (x, y), float64.
         config: sizes and choices.
-        generator: for the noise in place of dust.
+        generator: for the noise in place of dust and beyond the border.
     """
     check_range("box_px", config.box_px, ge=2)
     check_range("output_px", config.output_px, ge=2)
@@ -159,21 +175,58 @@ def extract_boxes(
     image = image.float()
     level, spread = robust_level(image) if config.dust_sigma > 0 else (0.0, 0.0)
     centre = position_px.round().long()
-    windows, is_inside = window_boxes(image, centre, box=config.box_px)
-    within = ((centre >= 0) & (centre < torch.tensor(image.shape[::-1]).to(centre))).all(dim=1)
-    index = torch.nonzero(within if config.keep_border else is_inside).flatten()
+    index = torch.nonzero(
+        _is_wanted(position_px, (image.shape[0], image.shape[1]), config)
+    ).flatten()
+    centre = centre[index]
+    windows, is_whole = window_boxes(image, centre, box=config.box_px)
+    present = present_pixels(centre, (image.shape[0], image.shape[1]), box=config.box_px)
+    fill = None if bool(is_whole.all()) else _fill(image, config)
     images = windows.new_empty(len(index), config.output_px, config.output_px)
     background = windows.new_empty(2, len(index))
     for first in range(0, len(index), _BATCH):
         part = slice(first, first + _BATCH)
-        boxes = windows[index[part]]
+        boxes = windows[part]
         if config.dust_sigma > 0:
             boxes = replace_dust(
                 boxes, level, spread, n_sigma=config.dust_sigma, generator=generator
             )
+        cut = ~is_whole[part]
+        if fill is not None and bool(cut.any()):
+            boxes = boxes.clone()
+            boxes[cut] = fill(boxes[cut], present[part][cut], generator=generator)
         background[:, part] = torch.stack(_background(boxes, config.background_radius_px))
         images[part] = _scaled(boxes, config)
-    return Extracted(images, index, (centre - position_px)[index], background[0], background[1])
+    return Extracted(
+        images=images,
+        index=index,
+        shift_px=centre - position_px[index],
+        background_mean=background[0],
+        background_std=background[1],
+        fill_fraction=1 - present.double().mean(dim=(1, 2)),
+    )
+
+
+def _is_wanted(position_px: Tensor, shape: tuple[int, int], config: ExtractConfig) -> Tensor:
+    """Choose the positions whose disc, box or centre lies in the micrograph, `[n]` bool.
+
+    Pixels reach half a pixel beyond their centres. A micrograph smaller than a box gives none.
+    """
+    if config.box_px > min(shape):
+        return torch.zeros(len(position_px), dtype=torch.bool, device=position_px.device)
+    size = torch.tensor(shape[::-1], device=position_px.device)
+    if config.must_be_inside == "box":
+        low = position_px.round() - config.box_px // 2
+        return ((low >= 0) & (low + config.box_px <= size)).all(dim=1)
+    radius = config.particle_radius_px if config.must_be_inside == "particle" else 0.0
+    return ((position_px - radius >= -0.5) & (position_px + radius <= size - 0.5)).all(dim=1)
+
+
+def _fill(image: Tensor, config: ExtractConfig) -> BoxFill:
+    """Prepare to fill the boxes of a micrograph."""
+    return BoxFill(
+        spectrum_for_boxes(image, config.box_px), config.background_radius_px, config.ramp
+    )
 
 
 def _scaled(boxes: Tensor, config: ExtractConfig) -> Tensor:

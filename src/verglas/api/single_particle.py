@@ -14,8 +14,8 @@ __all__ = ["STEPS", "Settings", "Step", "quantities", "single_particle_template"
 
 BOX_OVER_DIAMETER = 1.8
 """The CTF spreads a particle by wavelength x defocus / resolution, 56 Å at 300 kV, 2 µm and 7 Å;
-with 0.4 diameters of room on each side the box keeps nearly all of that for 130 Å particles; a
-larger one would lose more particles at the borders of small images."""
+with 0.4 diameters of room on each side the box keeps nearly all of that for 130 Å particles. A
+larger one costs time, and more of it must be filled with noise at the borders."""
 
 N_CLASSES = 20
 """Class averages: enough to tell views and junk apart in some thousand particles."""
@@ -110,7 +110,7 @@ STEPS: tuple[Step, ...] = (
             "box_angst": "box_angst",
             "diameter_angst": "diameter_angst",
         },
-        advice="every particle was at a border: make the box smaller",
+        advice="every particle was at a border: check the diameter",
     ),
     Step(
         "classify",

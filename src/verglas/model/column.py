@@ -157,6 +157,13 @@ _IMAGE = (
         "Standard deviation outside the particle before normalising.",
         low=0,
     ),
+    Column(
+        "box_fill_fraction",
+        _FLOAT,
+        "Share of the box that lay beyond the micrograph's border and was filled with noise.",
+        low=0,
+        high=1,
+    ),
 )
 
 _CTF = (

@@ -42,7 +42,7 @@ def _inputs(root, n=N, *, extra=(), with_ctf=True):
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     root = tmp_path_factory.mktemp("extract")
-    inputs = _inputs(root, extra=([[20.0, 200.0]], [[300.0, 470.0]]))
+    inputs = _inputs(root, extra=([[40.0, 200.0]], [[300.0, 470.0]]))
     ctx = LocalContext(root)
     return run(ctx, PARAMS, inputs).particles, ctx, inputs
 
@@ -60,15 +60,38 @@ def test_protocol_declares_what_it_should():
     assert check_protocol(run).id == "particles.extract"
 
 
-def test_boxes_at_borders_are_dropped_and_counted(done):
+def _away_from_borders(inputs, margin_px):
+    """Ids of the positions that are so far from the borders."""
+    rows = inputs.coordinates.rows().filter(
+        (pl.col("coord_x_angst") / PIXEL).is_between(margin_px - 0.5, 520 - 0.5 - margin_px)
+        & (pl.col("coord_y_angst") / PIXEL).is_between(margin_px - 0.5, 480 - 0.5 - margin_px)
+    )
+    return rows["item_id"].to_list()
+
+
+def test_particles_over_the_border_are_dropped_and_counted(done):
     data, ctx, inputs = done
     n_given = inputs.coordinates.n_items
-    kept = inputs.coordinates.rows().filter(
-        (pl.col("coord_x_angst") / PIXEL).round().is_between(48, 520 - 48)
-        & (pl.col("coord_y_angst") / PIXEL).round().is_between(48, 480 - 48)
-    )
-    assert data.rows()["item_id"].to_list() == kept["item_id"].to_list()
-    assert f"{n_given - kept.height} of {n_given} boxes leave their micrograph" in ctx.warnings[0]
+    kept = _away_from_borders(inputs, 0.5 * DIAMETER / PIXEL)
+    assert data.rows()["item_id"].to_list() == kept
+    assert len(kept) == n_given - 1
+    assert ctx.warnings[0] == f"1 of {n_given} particles leave their micrograph: dropped"
+    filled = data.rows().filter(pl.col("box_fill_fraction") > 0)
+    assert 1 <= filled.height == ctx.metrics["n_at_border_filled"]
+    assert filled["box_fill_fraction"].max() < 0.4
+    assert ctx.metrics["n_at_border_dropped"] == 1
+
+
+def test_whole_boxes_can_be_asked_for(tmp_path):
+    inputs = _inputs(tmp_path, 1, extra=([[40.0, 200.0]],))
+    ctx = LocalContext(tmp_path)
+    data = run(ctx, PARAMS.model_copy(update={"must_be_inside": "box"}), inputs).particles
+    ids = data.rows()["item_id"].to_list()
+    assert ids
+    assert set(ids) <= set(_away_from_borders(inputs, 47))
+    assert data.rows()["box_fill_fraction"].to_list() == [0.0] * len(ids)
+    n_given = inputs.coordinates.n_items
+    assert f"{n_given - len(ids)} of {n_given} boxes leave their micrograph" in ctx.warnings[0]
 
 
 def test_particles_inherit_position_score_and_ctf(done):
@@ -137,7 +160,7 @@ def test_flipping_without_ctf_is_refused(tmp_path):
 
 def test_boxes_larger_than_the_micrographs_are_an_error(tmp_path):
     params = PARAMS.model_copy(update={"box_px": 600})
-    with pytest.raises(UserError, match="make the box smaller"):
+    with pytest.raises(UserError, match="smaller than the micrographs"):
         run(LocalContext(tmp_path), params, _inputs(tmp_path, 1))
 
 

@@ -4,7 +4,11 @@ Boxes are cut at whole pixels; the rest of each position becomes the particle's 
 nothing is interpolated. Grey values far from the micrograph's level are replaced by noise, the
 contrast is inverted so that protein is bright, and each box is scaled so that the background
 outside the particle is flat with mean 0 and deviation 1. The box may be reduced in Fourier space,
-which bins the images. Boxes that leave the micrograph are dropped and counted.
+which bins the images.
+
+A particle whose disc crosses the border of its micrograph is dropped and counted. Where only the
+rim of a box leaves, the particle is kept and the rim is filled with noise like the background:
+the same level and slope, deviation and power spectrum. `box_fill_fraction` says how much it was.
 
 The box should hold the particle and its signal that the CTF spreads: 1.5 to 2 diameters.
 """
@@ -64,8 +68,10 @@ class ExtractParams(Params):
         advanced=True,
         help="Replace pixels this many deviations from the level by noise; 0 for none.",
     )
-    keep_border: bool = param(
-        False, advanced=True, help="Keep boxes over the border, repeating the border's pixels."
+    must_be_inside: Literal["particle", "box", "centre"] = param(
+        "particle",
+        help="What must lie in the micrograph: the particle's disc, the whole box (as in RELION), "
+        "or only the centre. What a box lacks is filled with noise like the background.",
     )
     precision: Literal["float16", "float32"] = param(
         "float16", advanced=True, help="How grey values are stored; float16 halves the file."
@@ -121,11 +127,11 @@ def _cut_one(
 
 
 def _as_frame(row: dict[str, Any], cut: "Extracted", path: str) -> pl.DataFrame:
-    """Rows of the particles of one micrograph."""
+    """Rows of the particles of one micrograph; those that were dropped have no image."""
     ids = pl.Series(row["coord_id"], dtype=pl.Int64)
     shift = (cut.shift_px * row["pixel_size_angst"]).cpu()
     n = len(cut.index)
-    return pl.DataFrame(
+    rows = pl.DataFrame(
         {
             "item_id": ids[cut.index.tolist()],
             "image_path": [path] * n,
@@ -134,6 +140,7 @@ def _as_frame(row: dict[str, Any], cut: "Extracted", path: str) -> pl.DataFrame:
             "shift_y_angst": shift[:, 1].tolist(),
             "background_mean": cut.background_mean.cpu().double().tolist(),
             "background_std": cut.background_std.cpu().double().tolist(),
+            "box_fill_fraction": cut.fill_fraction.cpu().tolist(),
         },
         schema_overrides={
             "item_id": pl.Int64,
@@ -143,8 +150,11 @@ def _as_frame(row: dict[str, Any], cut: "Extracted", path: str) -> pl.DataFrame:
             "shift_y_angst": pl.Float64,
             "background_mean": pl.Float64,
             "background_std": pl.Float64,
+            "box_fill_fraction": pl.Float64,
         },
     )
+    dropped = pl.DataFrame({"item_id": ids.filter(~ids.is_in(rows["item_id"].implode()))})
+    return pl.concat([rows, dropped], how="diagonal")
 
 
 def cut(
@@ -222,7 +232,8 @@ def _config(params: ExtractParams, pixel_size_angst: float, diameter: float) -> 
         invert=params.invert,
         ramp=params.ramp,
         dust_sigma=params.dust_sigma,
-        keep_border=params.keep_border,
+        particle_radius_px=0.5 * diameter / pixel_size_angst,
+        must_be_inside=params.must_be_inside,
     )
 
 
@@ -296,7 +307,32 @@ def _check_traits(inputs: Inputs, params: ExtractParams) -> None:
         )
 
 
-@protocol("particles.extract", version=1, label="Extract particles")
+def _report_borders(ctx: Context, made: pl.DataFrame, config: "ExtractConfig") -> pl.DataFrame:
+    """Count what was dropped and filled at borders; returns the rows of what is there."""
+    if not made.height:
+        raise UserError(
+            "none of the micrographs could be read", "see verglas log; import the micrographs again"
+        )
+    rows = made.filter(pl.col("image_path").is_not_null())
+    n_dropped = made.height - rows.height
+    if not rows.height:
+        raise UserError(
+            f"none of {made.height} particles was extracted: all leave their micrographs (box "
+            f"{config.box_px} px, particle {2 * config.particle_radius_px:.0f} px)",
+            "make the box smaller than the micrographs, and check the diameter",
+        )
+    what = {"particle": "particles", "box": "boxes", "centre": "positions"}[config.must_be_inside]
+    if n_dropped:
+        ctx.warn(f"{n_dropped} of {made.height} {what} leave their micrograph: dropped")
+    n_filled = rows.filter(pl.col("box_fill_fraction") > 0).height
+    ctx.log.info("%d boxes cross the border; their rim was filled with noise", n_filled)
+    ctx.metric("n_particles", rows.height)
+    ctx.metric("n_at_border_dropped", n_dropped)
+    ctx.metric("n_at_border_filled", n_filled)
+    return rows
+
+
+@protocol("particles.extract", version=2, label="Extract particles")
 def run(ctx: Context, params: ExtractParams, inputs: Inputs) -> Outputs:
     """Group positions by micrograph, cut, and join the tables."""
     _check_traits(inputs, params)
@@ -307,24 +343,16 @@ def run(ctx: Context, params: ExtractParams, inputs: Inputs) -> Outputs:
     made = ctx.map(
         cut, work, chunk=4, config=config, flip=params.flip_phases, precision=params.precision
     )
-    if not made.height:
-        raise UserError(
-            f"none of {inputs.coordinates.n_items} particles was extracted: boxes of "
-            f"{config.box_px} px all leave their micrographs",
-            "make the box smaller, or keep_border",
-        )
     n_given = int(work["coord_id"].list.len().sum())
-    if made.height < n_given:
-        ctx.warn(f"{n_given - made.height} of {n_given} boxes leave their micrograph: dropped")
     if n_given < inputs.coordinates.n_items:
         ctx.warn(f"{inputs.coordinates.n_items - n_given} positions have no micrograph here")
+    made = _report_borders(ctx, made, config)
     output_pixel = pixel * config.box_px / config.output_px
     optics = inputs.micrographs.optics.with_columns(
         pixel_size_angst=pl.lit(output_pixel),
         micrograph_pixel_size_angst=pl.lit(pixel),
         box_px=pl.lit(config.output_px, pl.Int64),
     )
-    ctx.metric("n_particles", made.height)
     ctx.metric("box_px", config.output_px)
     rows = _particle_rows(inputs, made, local=params.local_defocus)
     return Outputs(particles=ctx.dataset(PARTICLES, rows, optics=optics, source=inputs.coordinates))
