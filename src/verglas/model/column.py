@@ -353,6 +353,12 @@ _POSE = (
         relion="rlnNrOfSignificantSamples",
     ),
     Column(
+        "n_effective_orientations",
+        _FLOAT,
+        "Orientations that share the posterior: 1 / sum of the squared probabilities.",
+        low=0,
+    ),
+    Column(
         "loglik",
         _FLOAT,
         "Log-likelihood of the image under the model.",

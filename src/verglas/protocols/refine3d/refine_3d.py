@@ -113,7 +113,7 @@ def expect_half(
         n_groups=len(current.noise_power),
     )
     found = pose_rows(rows, poses).with_columns(
-        x_effective_orientations=pl.Series(poses.effective_cells.double().numpy())
+        n_effective_orientations=pl.Series(poses.effective_cells.double().numpy())
     )
     return found, sums.to_arrays()
 
@@ -282,7 +282,7 @@ def _refine(
     def step(arrays: dict[str, Any], iteration: int) -> dict[str, Any]:
         state = RefineState.from_arrays(arrays)
         found, sums = _expect(ctx, rows, config, state, final=False)
-        cells = found["x_effective_orientations"].median()
+        cells = found["n_effective_orientations"].median()
         finest = plan(config, state).levels[-1].step_deg
         state = update(config, state, sums, step_deg=finest, effective_cells=float(str(cells)))
         ctx.log.info(
