@@ -175,7 +175,7 @@ def _resume_command(job: str) -> Any:
     ) -> None:
         """Go on with a job that did not finish, with the parameters that it has."""
         before = ctx.obj or {}
-        placement = placement_of(workers or before.get("workers"), scheduler)
+        placement = placement_of(before.get("workers") if workers is None else workers, scheduler)
         with open_project(project_path or before.get("project")) as project:
             _resume(project, job, placement, as_json=as_json or before.get("json", False))
 
@@ -212,7 +212,8 @@ def _protocol_command(spec: "ProtocolSpec") -> Any:
         _refuse_strangers(spec, ctx.args)
         common = {name: typed.pop(key) for name, key in names.items()}
         for name, value in (ctx.obj or {}).items():
-            common[name] = common[name] or value
+            if common[name] in (None, "") or common[name] is False:  # 0 workers is a choice
+                common[name] = value
         _run(_Request(spec, schema, common, schema_values(schema, typed)))
 
     return schema_command(execute, options, name=spec.id, schema=schema, doc=_help_page(spec))

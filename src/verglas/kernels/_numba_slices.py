@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 Real = NDArray[np.float32]
 Complex = NDArray[np.complex64]
+Whole = NDArray[np.int64]
 
 
 @njit(inline="always", fastmath=True)
@@ -104,8 +105,14 @@ def insert(
 
 
 @njit(parallel=True, fastmath=True, cache=True)
-def symmetrise(volume: Complex, operators: Real, out: Complex) -> None:
-    """Sum a half volume over the rotations of a group by trilinear interpolation."""
+def add_interpolated(volume: Real, operators: Real, out: Real) -> None:
+    """Add to each voxel the values at its mates, by trilinear interpolation.
+
+    Args:
+        volume: `[m, m, m // 2 + 1, c]`; of its channels, number 1 is odd under inversion.
+        operators: `[g, 3, 3]`.
+        out: as the volume, added to.
+    """
     size = volume.shape[0]
     centre = size // 2
     limit = float(centre - 1)
@@ -117,16 +124,65 @@ def symmetrise(volume: Complex, operators: Real, out: Complex) -> None:
                 x = float(ix)
                 if x * x + y * y + z * z > limit * limit:
                     continue
-                re = np.float32(0.0)
-                im = np.float32(0.0)
                 for g in range(operators.shape[0]):
                     m = operators[g]
-                    a, b = _sample(
-                        volume,
-                        m[0, 0] * x + m[0, 1] * y + m[0, 2] * z,
-                        m[1, 0] * x + m[1, 1] * y + m[1, 2] * z,
-                        m[2, 0] * x + m[2, 1] * y + m[2, 2] * z,
-                    )
-                    re += a
-                    im += b
-                out[iz, iy, ix] = complex(re, im)
+                    px = m[0, 0] * x + m[0, 1] * y + m[0, 2] * z
+                    py = m[1, 0] * x + m[1, 1] * y + m[1, 2] * z
+                    pz = m[2, 0] * x + m[2, 1] * y + m[2, 2] * z
+                    sign = np.float32(1.0)
+                    if px < 0:
+                        px, py, pz, sign = -px, -py, -pz, np.float32(-1.0)
+                    x0, y0, z0 = int(np.floor(px)), int(np.floor(py)), int(np.floor(pz))
+                    for corner in range(8):
+                        dx, dy, dz = corner & 1, (corner >> 1) & 1, corner >> 2
+                        w = np.float32(
+                            (1 - abs(px - x0 - dx)) * (1 - abs(py - y0 - dy))
+                        ) * np.float32(1 - abs(pz - z0 - dz))
+                        for c in range(volume.shape[3]):
+                            v = volume[z0 + dz + centre, y0 + dy + centre, x0 + dx, c]
+                            out[iz, iy, ix, c] += w * (sign * v if c == 1 else v)
+
+
+@njit(fastmath=True, cache=True, nogil=True)
+def add_orbits(volume: Real, permutations: Whole, out: Real) -> None:
+    """Give every voxel the sum over its mates under signed permutations of the axes.
+
+    Each orbit is added once and written to all of its members.
+
+    Args:
+        volume: `[m, m, m // 2 + 1, c]`; of its channels, number 1 is odd under inversion.
+        permutations: `[h, 3, 3]`, the identity first.
+        out: as the volume, of zeros.
+    """
+    size = volume.shape[0]
+    centre = size // 2
+    limit = (centre - 1) * (centre - 1)
+    n_channels = volume.shape[3]
+    is_done = np.zeros(volume.shape[:3], np.bool_)
+    total = np.empty(n_channels, np.float32)
+    mates = np.empty((permutations.shape[0], 4), np.int64)
+    for iz in range(size):
+        for iy in range(size):
+            for ix in range(volume.shape[2]):
+                x, y, z = ix, iy - centre, iz - centre
+                if x * x + y * y + z * z > limit or is_done[iz, iy, ix]:
+                    continue
+                total[:] = 0
+                for h in range(permutations.shape[0]):
+                    m = permutations[h]
+                    px = m[0, 0] * x + m[0, 1] * y + m[0, 2] * z
+                    py = m[1, 0] * x + m[1, 1] * y + m[1, 2] * z
+                    pz = m[2, 0] * x + m[2, 1] * y + m[2, 2] * z
+                    sign = 1
+                    if px < 0:
+                        px, py, pz, sign = -px, -py, -pz, -1
+                    mates[h, 0], mates[h, 1] = pz + centre, py + centre
+                    mates[h, 2], mates[h, 3] = px, sign
+                    for c in range(n_channels):
+                        v = volume[pz + centre, py + centre, px, c]
+                        total[c] += sign * v if c == 1 else v
+                for h in range(permutations.shape[0]):
+                    jz, jy, jx, sign = mates[h, 0], mates[h, 1], mates[h, 2], mates[h, 3]
+                    is_done[jz, jy, jx] = True
+                    for c in range(n_channels):
+                        out[jz, jy, jx, c] = sign * total[c] if c == 1 else total[c]

@@ -277,16 +277,11 @@ def symmetrise_half_volume(half_volume: Tensor, operators: Tensor) -> Tensor:
     """
     if len(operators) == 1:
         return half_volume.clone()
-    device = half_volume.device
-    from verglas.kernels import _numba_slices
+    from verglas.kernels.symmetrise import symmetrise_channels
 
-    out = torch.zeros_like(half_volume, device="cpu")
-    _numba_slices.symmetrise(
-        half_volume.cpu().contiguous().numpy(),
-        operators.cpu().float().contiguous().numpy(),
-        out.numpy(),
-    )
-    return out.to(device)
+    channels = torch.view_as_real(half_volume.cpu().contiguous()).numpy()
+    out = symmetrise_channels(channels, operators.cpu().double().numpy())
+    return torch.view_as_complex(torch.from_numpy(out)).to(half_volume.device)
 
 
 def _check_reach(half_volume: Tensor, frequencies_px: Tensor, padding: int) -> None:

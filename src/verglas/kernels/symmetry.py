@@ -1,14 +1,4 @@
-"""Point groups in RELION's axes, and symmetrising volumes.
-
-Names are C n, D n, T, O, I1 ... I4; `I` means I2. The n-fold axis is z; D has a 2-fold
-along x; T a 3-fold along z; O its 4-folds along x, y, z; I1 and I2 have 2-folds along
-x, y, z (they differ by a quarter turn), I3 and I4 a 5-fold along z (and differ by a half turn).
-Source of the axes: RELION 5, src/symmetries.cpp.
-"""
-
-import math
-import re
-from collections.abc import Sequence
+"""Point groups as tensors, and symmetrising volumes; the axes are those of `point_groups`."""
 
 import torch
 import torch.nn.functional as F
@@ -17,39 +7,9 @@ from torch import Tensor
 from verglas.core.checks import check_cubic, check_ndim, check_range
 from verglas.kernels._checks import check_tail
 from verglas.kernels.fourier import fourier_resize3
+from verglas.kernels.point_groups import group_operators, parse_symmetry, split_operators
 
 __all__ = ["parse_symmetry", "symmetrise_volume", "symmetry_operators"]
-
-_MAX_FOLD = 99
-_Axis = tuple[int, Sequence[float]]
-
-_SHORT, _LONG = math.sqrt((5 - math.sqrt(5)) / 10), math.sqrt((5 + math.sqrt(5)) / 10)
-_POLYHEDRAL: dict[str, list[_Axis]] = {
-    "T": [(3, (0, 0, 1)), (2, (0, math.sqrt(2), 1))],
-    "O": [(3, (1, 1, 1)), (4, (0, 0, 1))],
-    "I1": [(2, (1, 0, 0)), (5, (_LONG, 0, -_SHORT))],
-    "I2": [(2, (0, 0, 1)), (5, (_SHORT, 0, _LONG))],
-    "I3": [(2, (-_SHORT, 0, _LONG)), (5, (0, 0, 1))],
-    "I4": [(2, (_SHORT, 0, _LONG)), (5, (2, 0, 1))],
-}
-_ORDERS = {"T": 12, "O": 24, "I1": 60, "I2": 60, "I3": 60, "I4": 60}
-
-
-def parse_symmetry(name: str) -> str:
-    """Normalise the name of a point group, or raise `ValueError`.
-
-    Returns:
-        One of `C1` ... `C99`, `D1` ... `D99`, `T`, `O`, `I1` ... `I4`.
-    """
-    group = name.strip().upper()
-    if group == "I":
-        return "I2"
-    if group in _POLYHEDRAL:
-        return group
-    match = re.fullmatch(r"([CD])(\d+)", group)
-    if match and 1 <= int(match[2]) <= _MAX_FOLD:
-        return f"{match[1]}{int(match[2])}"
-    raise ValueError(f"point group must be Cn, Dn, T, O, I or I1 ... I4: got {name!r}")
 
 
 def symmetry_operators(name: str) -> Tensor:
@@ -61,17 +21,7 @@ def symmetry_operators(name: str) -> Tensor:
     Returns:
         `[g, 3, 3]`, float64, the identity first; n, 2 n, 12, 24 or 60 operators.
     """
-    group = parse_symmetry(name)
-    if group in _POLYHEDRAL:
-        generators, order = _POLYHEDRAL[group], _ORDERS[group]
-    else:
-        fold = int(group[1:])
-        generators, order = [(fold, (0, 0, 1))], fold
-        if group[0] == "D":
-            generators, order = [*generators, (2, (1, 0, 0))], 2 * fold
-    operators = _close([_axis_rotation(fold, axis) for fold, axis in generators])
-    assert len(operators) == order, f"{group} closed with {len(operators)} operators"
-    return operators
+    return torch.from_numpy(group_operators(name))
 
 
 def symmetrise_volume(volumes: Tensor, operators: Tensor, *, oversampling: int = 2) -> Tensor:
@@ -95,8 +45,8 @@ def symmetrise_volume(volumes: Tensor, operators: Tensor, *, oversampling: int =
     check_cubic("volumes", volumes, n_axes=3)
     check_tail("operators", operators, (3, 3))
     check_range("oversampling", oversampling, ge=1)
-    group = operators.detach().to("cpu", torch.float64)
-    exact, representatives = _split(group)
+    group = operators.detach().to("cpu", torch.float64).numpy()
+    exact, representatives = (torch.from_numpy(part) for part in split_operators(group))
     # the weight is carried along as one more volume: it is 1 inside the box and 0 outside
     stack = torch.cat([volumes, torch.ones_like(volumes[:1])])
     if len(representatives) > 1:
@@ -105,19 +55,6 @@ def symmetrise_volume(volumes: Tensor, operators: Tensor, *, oversampling: int =
     for operator in exact:
         total = total + _permute_voxels(stack, operator)
     return total[:-1] / total[-1:].clamp(min=1e-3)
-
-
-def _split(group: Tensor) -> tuple[Tensor, Tensor]:
-    """Signed permutations h, and representatives c, such that each operator is one c h."""
-    rounded = group.round()
-    exact = rounded[(group - rounded).abs().amax((1, 2)) < 1e-9]
-    remaining, representatives = group, []
-    while len(remaining):
-        representatives.append(remaining[0])
-        coset = (remaining[0] @ exact).reshape(1, -1, 9)
-        gap = (remaining.reshape(-1, 1, 9) - coset).abs().amax(-1).amin(1)
-        remaining = remaining[gap > 1e-6]
-    return exact.to(torch.int64), torch.stack(representatives)
 
 
 def _sum_interpolated(volumes: Tensor, operators: Tensor, oversampling: int) -> Tensor:
@@ -173,35 +110,3 @@ def _reverse_about_centre(volumes: Tensor, axis: int) -> Tensor:
         return flipped
     kept = flipped.narrow(axis, 0, n - 1)
     return torch.cat([torch.zeros_like(kept.narrow(axis, 0, 1)), kept], dim=axis)
-
-
-def _axis_rotation(fold: int, axis: Sequence[float]) -> Tensor:
-    direction = torch.tensor(axis, dtype=torch.float64)
-    x, y, z = (direction / direction.norm() * (2 * math.pi / fold)).tolist()
-    generator = torch.tensor([[0, -z, y], [z, 0, -x], [-y, x, 0]], dtype=torch.float64)
-    rotation: Tensor = torch.linalg.matrix_exp(generator)
-    return rotation
-
-
-def _close(generators: list[Tensor]) -> Tensor:
-    """All products of the generators, each once, in a stable order."""
-    operators = torch.eye(3, dtype=torch.float64)[None]
-    frontier = operators
-    while len(frontier):
-        products = torch.cat([frontier @ generator for generator in generators])
-        fresh: list[Tensor] = []
-        for product in products:
-            known = torch.cat([operators, *[f[None] for f in fresh]])
-            if (known - product).abs().amax((1, 2)).min() > 1e-6:
-                fresh.append(_clean(product))
-        frontier = torch.stack(fresh) if fresh else operators[:0]
-        operators = torch.cat([operators, frontier])
-    return operators
-
-
-def _clean(rotation: Tensor) -> Tensor:
-    """Nearest rotation, with entries that are 0, 1/2 or 1 up to rounding made exact."""
-    u, _, vh = torch.linalg.svd(rotation)
-    nearest = u @ vh
-    halves = (nearest * 2).round() / 2
-    return torch.where((nearest - halves).abs() < 1e-12, halves, nearest)

@@ -24,10 +24,12 @@ if TYPE_CHECKING:
 __all__ = [
     "ParticleStack",
     "add_shell_power",
+    "image_source",
     "initial_noise",
     "load_images",
     "noise_groups",
     "optics_of",
+    "read_images",
     "read_stack",
     "views_of_rows",
 ]
@@ -143,32 +145,58 @@ def load_images(rows: pl.DataFrame, task: Task) -> "tuple[pl.DataFrame, torch.Te
     Returns:
         The rows whose images were read, and the images `[b, n, n]`.
     """
-    import numpy as np
     import torch
 
-    paths = [task.path(path) for path in rows["image_path"]]
-    source = ImageRows(paths, rows["image_slice"].to_numpy())
-    images, usable = _read_usable(source, rows, task)
-    finite = np.isfinite(images).all(axis=(1, 2))
+    rows, images = read_images(rows, image_source(rows, task), task)
+    return rows, torch.from_numpy(images)
+
+
+def image_source(rows: pl.DataFrame, task: Task) -> ImageRows:
+    """Name the images of rows as one source, whose files stay open."""
+    known = {path: task.path(path) for path in rows["image_path"].unique()}
+    return ImageRows([known[path] for path in rows["image_path"]], rows["image_slice"].to_numpy())
+
+
+def read_images(
+    rows: pl.DataFrame, source: ImageRows, task: Task, start: int = 0
+) -> tuple[pl.DataFrame, Any]:
+    """Read images as a numpy array; those that cannot be used are named and left out.
+
+    Args:
+        rows: consecutive ones of those that the source was made of.
+        source: from `image_source`.
+        task: of the chunk.
+        start: place of the first row in the source.
+
+    Returns:
+        The rows whose images were read, and the images `[b, n, n]`, float32.
+    """
+    import numpy as np
+
+    images, usable = _read_usable(source, rows, task, start)
+    # a sum is not finite if one of its terms is not
+    finite = np.isfinite(images.sum(axis=(1, 2)))
     for item in rows["item_id"].filter(pl.Series(usable & ~finite)):
         task.skip(item, "image holds values that are not finite")
     usable &= finite
-    return rows.filter(pl.Series(usable)), torch.from_numpy(images[usable])
+    if usable.all():
+        return rows, images
+    return rows.filter(pl.Series(usable)), images[usable]
 
 
-def _read_usable(source: ImageRows, rows: pl.DataFrame, task: Task) -> tuple[Any, Any]:
+def _read_usable(source: ImageRows, rows: pl.DataFrame, task: Task, start: int) -> tuple[Any, Any]:
     """Read all at once, or one by one where that fails."""
     import numpy as np
 
     usable = np.ones(rows.height, dtype=bool)
     try:
-        return source.read_all(), usable
+        return source.read(range(start, start + rows.height)), usable
     except FormatError:
         pass  # found out which below
     images: list[Any] = []
     for i, item in enumerate(rows["item_id"]):
         try:
-            images.append(source.read([i])[0])
+            images.append(source.read([start + i])[0])
         except FormatError as error:
             task.skip(item, str(error))
             usable[i] = False
