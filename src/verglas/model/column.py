@@ -359,6 +359,18 @@ _POSE = (
         low=0,
     ),
     Column(
+        "angle_sd_deg",
+        _FLOAT,
+        "Standard deviation of the orientation, all three angles together.",
+        low=0,
+    ),
+    Column(
+        "shift_sd_angst",
+        _FLOAT,
+        "Standard deviation of the shift, both directions together.",
+        low=0,
+    ),
+    Column(
         "loglik",
         _FLOAT,
         "Log-likelihood of the image under the model.",

@@ -6,18 +6,19 @@ import torch
 
 from tests.algorithms.blobs import asymmetric_points, blob_map, octahedral_shell
 from tests.algorithms.em.model_images import PIXEL_ANGST, Setting, draw_images
-from verglas.algorithms.em.expectation import Poses, expect
 from verglas.algorithms.em.mstep import Sums, reconstruct, symmetrise_sums
 from verglas.algorithms.em.noise import noise_window, windowed_power
 from verglas.algorithms.em.prior import half_map_fsc
+from verglas.algorithms.em.plan import is_concentrated, is_local, plan
+from verglas.algorithms.em.references import Poses
 from verglas.algorithms.em.refine import (
     finished,
     half_maps,
     initial_state,
-    plan,
-    references,
+    jumped_share,
     update,
 )
+from verglas.algorithms.em.step import KnownPoses, expect_half
 from verglas.algorithms.pose_error import compare_poses
 from verglas.algorithms.views import Optics, make_views
 from verglas.kernels.disc import half_disc, shell_sums
@@ -63,23 +64,33 @@ def image_power(particles, config):
     return power.float()[None]
 
 
-def expectation(particles, config, state, half, *, final=False):
-    search = plan(config, state, final=final)
+def expectation(particles, config, state, half, *, known=None, final=False):
     views = views_of(particles, config, state.noise_power, state.scale, half)
-    map_half = references(config, state, half, search.levels[-1].radius)
-    return expect(views, map_half, search, n_groups=1)
+    views = views.prefix(plan(config, state, final=final).radius)
+    known = KnownPoses.none(len(views)) if known is None else known
+    return expect_half(config, state, views, half, known, final=final)
 
 
-def iterate(particles, config, state):
-    """One expectation and maximisation."""
-    found = [expectation(particles, config, state, half) for half in (0, 1)]
-    return update(
+def iterate(particles, config, state, known=(None, None)):
+    """One expectation and maximisation; also the poses that it found."""
+    found = [expectation(particles, config, state, h, known=known[h]) for h in (0, 1)]
+    after = [KnownPoses(p.rotation_ref_to_img, p.shift_angst) for p, _ in found]
+    jumped = 1.0
+    if known[0] is not None:
+        before, now = (
+            torch.cat([poses.rotations_ref_to_img for poses in pair]) for pair in (known, after)
+        )
+        jumped = jumped_share(config, before, now)
+    new = update(
         config,
         state,
         {half: sums for half, (_, sums) in enumerate(found)},
         step_deg=plan(config, state).levels[-1].step_deg,
         effective_cells=float(torch.cat([p.effective_cells for p, _ in found]).median()),
+        searched=is_concentrated(state) and not is_local(state),
+        jumped=jumped,
     )
+    return new, after
 
 
 @dataclass(frozen=True)
@@ -141,10 +152,13 @@ def refined(particles, config, *, volume=None, noise_power=None):
     """Refine from a volume (the truth if not given), low-passed by the configuration."""
     start = particles.truth if volume is None else volume
     noise = image_power(particles, config) if noise_power is None else noise_power
-    states = [initial_state(config, start, noise)]
+    states, known = [initial_state(config, start, noise)], (None, None)
     while not finished(config, states[-1]):
-        states.append(iterate(particles, config, states[-1]))
-    last = [expectation(particles, config, states[-1], h, final=True) for h in (0, 1)]
+        state, known = iterate(particles, config, states[-1], known)
+        states.append(state)
+    last = [
+        expectation(particles, config, states[-1], h, known=known[h], final=True) for h in (0, 1)
+    ]
     halves = half_maps(config, {h: sums for h, (_, sums) in enumerate(last)})
     return Result(states, Poses.join([p for p, _ in last]), halves, config, particles)
 

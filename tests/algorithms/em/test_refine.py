@@ -21,6 +21,7 @@ from tests.algorithms.em.refining import (
 )
 from tests.tolerance import assert_close_to_peak, assert_exact
 from verglas.algorithms.em.expectation import expect
+from verglas.algorithms.em.plan import plan
 from verglas.algorithms.em.refine import (
     RefineConfig,
     RefineState,
@@ -28,7 +29,6 @@ from verglas.algorithms.em.refine import (
     fit_to_box,
     half_maps,
     initial_state,
-    plan,
     references,
     update,
 )
@@ -122,7 +122,7 @@ def test_each_half_is_compared_with_its_own_map_only(start):
 
 
 def test_equal_seed_gives_equal_result_and_another_seed_other_grids(symmetric, start):
-    first, again = (iterate(symmetric, CONFIG, start) for _ in range(2))
+    first, again = (iterate(symmetric, CONFIG, start)[0] for _ in range(2))
     assert_exact(again.half_maps, first.half_maps)
     other = dataclasses.replace(CONFIG, seed=1)
     grids = [plan(c, start).rotations_ref_to_img for c in (CONFIG, other)]
@@ -353,7 +353,9 @@ def recall(particles, config, state, n):
 
 
 def test_search_finds_nearly_all_of_the_posterior(symmetric, result):
-    state = dataclasses.replace(result.states[-1], shell=12)
+    state = dataclasses.replace(
+        result.states[-1], shell=12, n_polished=0, effective_cells=1e3, step_deg=7.5
+    )
     assert len(plan(CONFIG, state).levels) == 2
     mass = recall(symmetric, CONFIG, state, 40)
     # measured 0.966: 64 cells a particle and tempered coarse scores lose some of broad posteriors

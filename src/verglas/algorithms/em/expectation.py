@@ -1,45 +1,34 @@
 """One pass over views: score, choose, and add up what the maximisation step needs."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from verglas.algorithms.em.bank import Bank
 from verglas.algorithms.em.ladder import (
     Cells,
-    LevelResult,
+    CellScores,
     add_expectations,
     score_cells,
     select_cells,
 )
+from verglas.algorithms.em.local import Starts, top_starts
 from verglas.algorithms.em.mstep import Sums
-from verglas.algorithms.em.noise import NoiseWindow, noise_window, windowed_power
-from verglas.algorithms.em.search import Posterior, posterior_of_bank
+from verglas.algorithms.em.noise import NoiseWindow, noise_window
+from verglas.algorithms.em.polish import Polish, polish
+from verglas.algorithms.em.references import Poses, References, slices_of
+from verglas.algorithms.em.residual import add_residuals, lot
+from verglas.algorithms.em.search import Posterior, Profile, posterior_of_bank, scores_of_bank
 from verglas.algorithms.views import Views
-from verglas.kernels.disc import shell_sums
-from verglas.kernels.slices import extract_slices, insert_slices
+from verglas.kernels.slices import insert_slices
 
-__all__ = ["Level", "Poses", "References", "Search", "expect", "scatter"]
+__all__ = ["Level", "Poses", "References", "Search", "expect", "expect_nearby", "scatter"]
 
-_LOTS = 100.0  # enough for the fraction to be uniform, and above rounding
-
-
-@dataclass(frozen=True)
-class References:
-    """Maps (or class averages) to compare with, ready for slicing.
-
-    Attributes:
-        half_volumes: `[c, ...]`, one per reference.
-        log_prior: `[c]`, log of each reference's share of the views.
-        padding: oversampling of the half volumes.
-        planar: 2D references.
-    """
-
-    half_volumes: Tensor
-    log_prior: Tensor
-    padding: int
-    planar: bool
+_BLOCK = 256  # views in the continuous stage at a time
+_TOP_ROWS = 24
 
 
 @dataclass(frozen=True)
@@ -73,6 +62,8 @@ class Search:
         final_temperature: of the scores at the last level; 1 is the likelihood.
         block_gb: memory for one block of scores.
         noise_radius_angst: radius of the disc in which the noise is measured.
+        polish: the continuous stage that follows, if any; then the grids only find where
+            it starts.
     """
 
     rotations_ref_to_img: Tensor
@@ -85,34 +76,12 @@ class Search:
     final_temperature: float = 1.0
     block_gb: float = 0.2
     noise_radius_angst: float = 0.0
+    polish: Polish | None = None
 
-
-@dataclass(frozen=True)
-class Poses:
-    """The most probable pose of each view.
-
-    Attributes:
-        rotation_ref_to_img: `[b, 3, 3]`, float64.
-        shift_angst: `[b, 2]`.
-        reference: `[b]`.
-        reference_weight: `[b]`, posterior probability of that reference, all poses together.
-        weight: `[b]`, posterior probability of that one grid point.
-        loglik: `[b]`, evidence.
-        effective_cells: `[b]`, number of orientations that share the posterior.
-    """
-
-    rotation_ref_to_img: Tensor
-    shift_angst: Tensor
-    reference: Tensor
-    reference_weight: Tensor
-    weight: Tensor
-    loglik: Tensor
-    effective_cells: Tensor
-
-    @staticmethod
-    def join(parts: list["Poses"]) -> "Poses":
-        """Concatenate the poses of blocks."""
-        return Poses(*[torch.cat([vars(p)[name] for p in parts]) for name in vars(parts[0])])
+    @property
+    def radius(self) -> int:
+        """Shells that the last stage uses, and that the sums reach."""
+        return self.polish.radius if self.polish else self.levels[-1].radius
 
 
 def expect(
@@ -135,39 +104,99 @@ def expect(
     Returns:
         The best pose of each view and the sums.
     """
-    last = search.levels[-1].radius
-    sums = Sums.zeros(
+    sums = _empty_sums(references, n_groups, search.radius)
+    window = _window(views, search)
+    centre = torch.zeros(len(views), 2, dtype=torch.float64)
+    centre = centre if shifts_angst is None else shifts_angst.double()
+    disc = views.disc.prefix(search.levels[0].radius)
+    bank = Bank.make(disc, references, search.rotations_ref_to_img)
+    if search.polish:
+        starts = _starts(views, centre, bank, references, search, search.polish.n_starts)
+        return _polished(views, references, starts, search, sums, window), sums
+    if len(search.levels) == 1:
+        return _dense(views, centre, bank, references, search, sums, window), sums
+    return _ladder(views, centre, bank, references, search, sums, window), sums
+
+
+def expect_nearby(
+    views: Views,
+    references: References,
+    search: Search,
+    *,
+    n_groups: int,
+    rotations_ref_to_img: Tensor,
+    shifts_angst: Tensor,
+    reference: Tensor | None = None,
+) -> tuple[Poses, Sums]:
+    """Climb from the poses that are known, without a grid, and add up the expectations.
+
+    Args:
+        views: the images of one half set.
+        references: what to compare with.
+        search: with a continuous stage; its grids are not used.
+        n_groups: number of noise groups in the whole data set.
+        rotations_ref_to_img: `[b, 3, 3]`.
+        shifts_angst: `[b, 2]`.
+        reference: `[b]`; the first by default.
+
+    Returns:
+        The pose of each view and the sums.
+    """
+    sums = _empty_sums(references, n_groups, search.radius)
+    b = len(views)
+    starts = Starts(
+        view=torch.arange(b),
+        reference=torch.zeros(b, dtype=torch.long) if reference is None else reference,
+        rotations_ref_to_img=rotations_ref_to_img.double().clone(),
+        shifts_angst=shifts_angst.double().clone(),
+    )
+    return _polished(views, references, starts, search, sums, _window(views, search)), sums
+
+
+def _empty_sums(references: References, n_groups: int, radius: int) -> Sums:
+    return Sums.zeros(
         len(references.half_volumes),
         n_groups,
-        last,
+        radius,
         padding=references.padding,
         planar=references.planar,
     )
-    centre = torch.zeros(len(views), 2, dtype=torch.float64)
-    centre = centre if shifts_angst is None else shifts_angst.double()
-    bank = _Bank.make(views, references, search)
-    disc = views.disc.prefix(last)
+
+
+def _window(views: Views, search: Search) -> NoiseWindow:
+    disc = views.disc.prefix(search.radius)
     radius_px = search.noise_radius_angst / views.pixel_size_angst or disc.box / 2
-    window = noise_window(disc, min(radius_px, 0.45 * disc.box))
-    parts: list[Poses] = []
-    if len(search.levels) == 1:
-        row_signal = torch.zeros(len(bank.slices), bank.slices.shape[1] * 2)
-        row_weight = torch.zeros(len(bank.slices), bank.slices.shape[1])
-        for block in _blocks(len(views), bank, search):
-            poses = _dense_step(
-                views.take(block),
-                centre[block],
-                bank,
-                search,
-                sums,
-                (row_signal, row_weight),
-                window,
+    return noise_window(disc, min(radius_px, 0.45 * disc.box))
+
+
+def _polished(
+    views: Views,
+    references: References,
+    starts: Starts,
+    search: Search,
+    sums: Sums,
+    window: NoiseWindow,
+) -> Poses:
+    """Run the continuous stage block by block; starts are sorted by view."""
+    if search.polish is None:
+        raise ValueError("search has no continuous stage")
+    ends = torch.searchsorted(starts.view, torch.arange(0, len(views) + _BLOCK, _BLOCK)).tolist()
+    parts = []
+    for block, (begin, end) in enumerate(pairwise(ends)):
+        first = block * _BLOCK
+        mine = starts.take(torch.arange(begin, end))
+        parts.append(
+            polish(
+                views.take(slice(first, first + _BLOCK)).prefix(search.radius),
+                references,
+                replace(mine, view=mine.view - first),
+                search.polish,
+                shift_prior_angst=search.shift_prior_angst,
+                sums=sums,
+                window=window,
             )
-            parts.append(poses)
-        _insert_rows(bank, row_signal, row_weight, views.prefix(last), references, sums)
-    else:
-        parts.append(_ladder(views, centre, bank, references, search, sums, window))
-    return Poses.join(parts), sums
+        )
+    return Poses.join(parts)
 
 
 def scatter(
@@ -220,38 +249,7 @@ def scatter(
     return sums
 
 
-@dataclass(frozen=True)
-class _Bank:
-    """Slices of every reference at every rotation of the dense level."""
-
-    slices: Tensor
-    rotations: Tensor
-    row_rotation: Tensor
-    row_reference: Tensor
-    log_prior: Tensor
-
-    @staticmethod
-    def make(views: Views, references: References, search: Search) -> "_Bank":
-        disc = views.disc.prefix(search.levels[0].radius)
-        rotations = search.rotations_ref_to_img
-        n, c = len(rotations), len(references.half_volumes)
-        slices = torch.cat(
-            [
-                extract_slices(v, rotations, disc.frequencies_px, padding=references.padding)
-                for v in references.half_volumes
-            ]
-        )
-        row_reference = torch.arange(c).repeat_interleave(n)
-        return _Bank(
-            slices=slices,
-            rotations=rotations.double(),
-            row_rotation=torch.arange(n).repeat(c),
-            row_reference=row_reference,
-            log_prior=references.log_prior.float()[row_reference],
-        )
-
-
-def _blocks(n_views: int, bank: _Bank, search: Search) -> Iterator[slice]:
+def _blocks(n_views: int, bank: Bank, search: Search) -> Iterator[slice]:
     per_view = len(bank.slices) * len(search.levels[0].shifts_angst) * 4
     size = max(1, min(256, int(search.block_gb * 2**30 / per_view)))
     for start in range(0, n_views, size):
@@ -263,96 +261,107 @@ def _log_prior_shift(centre: Tensor, shifts: Tensor, prior_angst: float) -> Tens
     return (-total.square().sum(-1) / (2 * prior_angst**2)).float()
 
 
-def _dense_step(
+def _dense(
     views: Views,
     centre: Tensor,
-    bank: _Bank,
+    bank: Bank,
+    references: References,
     search: Search,
     sums: Sums,
-    rows: tuple[Tensor, Tensor],
     window: NoiseWindow,
 ) -> Poses:
+    """Expect on the dense level alone."""
+    row_sums = bank.row_sums()
+    parts = [
+        _dense_step(views.take(block), centre[block], bank, search, sums, row_sums, window)
+        for block in _blocks(len(views), bank, search)
+    ]
+    bank.insert(row_sums, views.disc.prefix(search.radius), references, sums)
+    return Poses.join(parts)
+
+
+def _dense_posterior(
+    views: Views, centre: Tensor, bank: Bank, search: Search, temperature: float
+) -> tuple[Posterior, Tensor]:
     level = search.levels[0]
-    at_level = views.prefix(level.radius).shifted(centre)
-    posterior, shifted = posterior_of_bank(
-        at_level,
+    return posterior_of_bank(
+        views,
         bank.slices,
         shifts_angst=level.shifts_angst,
         log_prior_row=bank.log_prior,
         log_prior_shift=_log_prior_shift(centre, level.shifts_angst, search.shift_prior_angst),
-        temperature=search.final_temperature,
+        temperature=temperature,
     )
+
+
+def _dense_step(
+    views: Views,
+    centre: Tensor,
+    bank: Bank,
+    search: Search,
+    sums: Sums,
+    row_sums: tuple[Tensor, Tensor],
+    window: NoiseWindow,
+) -> Poses:
+    level = search.levels[0]
+    at_level = views.prefix(level.radius).shifted(centre)
+    posterior, shifted = _dense_posterior(at_level, centre, bank, search, search.final_temperature)
     b, t, k = shifted.shape
-    row_signal, row_weight = rows
     normed = shifted * posterior.norm[:, None, None]
     flat = torch.view_as_real(normed).reshape(b * t, 2 * k)
-    row_signal.addmm_(posterior.likelihood.view(b * t, -1).T, flat)
+    row_sums[0].addmm_(posterior.likelihood.view(b * t, -1).T, flat)
     mass = posterior.row_mass
-    row_weight.addmm_(mass.T, at_level.whitened()[1])
-    by_reference = mass.view(b, -1, len(bank.rotations)).sum(2)
+    row_sums[1].addmm_(mass.T, at_level.whitened()[1])
+    by_reference = mass.view(b, -1, len(bank.rotations_ref_to_img)).sum(2)
     sums.class_weight.add_(by_reference.double().sum(0))
-    _add_by_view(
-        posterior,
-        at_level,
-        centre,
-        level.shifts_angst,
-        lambda view, row: bank.slices[row],
-        sums,
-        window,
-    )
+    row, shift = posterior.draw(lot(at_level))
+    _add_shifts(posterior, centre, level.shifts_angst, sums)
+    drawn = at_level.shifted(level.shifts_angst[shift])
+    add_residuals(drawn, bank.slices[row], sums, window)
     best = posterior.best_row
     reference = bank.row_reference[best]
-    return Poses(
-        rotation_ref_to_img=bank.rotations[bank.row_rotation[best]],
+    return Poses.on_grid(
+        posterior,
+        rotation_ref_to_img=bank.rotations_ref_to_img[bank.row_rotation[best]],
         shift_angst=centre + level.shifts_angst[posterior.best_shift],
         reference=reference,
         reference_weight=by_reference.gather(1, reference[:, None]).squeeze(1),
-        weight=posterior.best_weight,
-        loglik=posterior.evidence_loglik,
-        effective_cells=mass.square().sum(1).reciprocal(),
     )
 
 
-def _insert_rows(
-    bank: _Bank,
-    row_signal: Tensor,
-    row_weight: Tensor,
-    views: Views,
-    references: References,
-    sums: Sums,
-) -> None:
-    signal = torch.view_as_complex(row_signal.view(len(row_signal), -1, 2))
-    used = row_weight.amax(1) > 0
-    for c in range(len(references.half_volumes)):
-        rows = (used & (bank.row_reference == c)).nonzero().squeeze(1)
-        if len(rows) == 0:
-            continue
-        insert_slices(
-            signal[rows],
-            row_weight[rows],
-            bank.rotations[bank.row_rotation[rows]],
-            views.disc.frequencies_px,
-            radius=views.disc.radius,
-            padding=references.padding,
-            planar=references.planar,
-            into=(sums.numerator[c], sums.denominator[c]),
-        )
+def _add_shifts(posterior: Posterior, centre: Tensor, shifts: Tensor, sums: Sums) -> None:
+    """Add the spread of shifts, and the evidence."""
+    total = (centre[:, None, :] + shifts).square().sum(-1) / 2
+    square = (total * posterior.shift_mass.double()).sum()
+    n_views = torch.tensor(float(len(centre))).double()
+    sums.shift_square_angst2.add_(torch.stack([square, n_views]))
+    sums.evidence_loglik.add_(posterior.evidence_loglik.sum())
 
 
-def _ladder(
-    views: Views,
-    centre: Tensor,
-    bank: _Bank,
-    references: References,
-    search: Search,
-    sums: Sums,
-    window: NoiseWindow,
-) -> Poses:
+@dataclass(frozen=True)
+class _Descent:
+    """The last level of the ladder: scores, cells, and views at their present centres."""
+
+    scored: CellScores
+    cells: Cells
+    views: Views
+    centre: Tensor
+    level: Level
+
+    def rotations(self, view: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
+        """Return rotation and cell of rows in the views' own lists."""
+        cell = _cell_table(self.cells)[view, row // 8]
+        return self.cells.children[cell, row % 8], cell
+
+
+def _descend(
+    views: Views, centre: Tensor, bank: Bank, references: References, search: Search
+) -> _Descent:
+    """Go down the levels to the last one."""
     cells, centre = _dense_cells(views, centre, bank, search)
-    for depth, level in enumerate(search.levels[1:], start=1):
-        final = depth == len(search.levels) - 1
+    for level in search.levels[1:]:
         here = views.prefix(level.radius).shifted(centre)
-        result = score_cells(
+        scored = score_cells(
             here,
             references.half_volumes,
             cells,
@@ -360,22 +369,13 @@ def _ladder(
             log_prior_shift=_log_prior_shift(centre, level.shifts_angst, search.shift_prior_angst),
             log_prior_reference=references.log_prior,
             padding=references.padding,
-            temperature=search.final_temperature if final else search.temperature,
         )
-        if final:
-            add_expectations(
-                result,
-                cells,
-                here,
-                padding=references.padding,
-                planar=references.planar,
-                numerator=sums.numerator,
-                denominator=sums.denominator,
-            )
-            return _finish(result, cells, here, centre, level, references, sums, window)
+        if level is search.levels[-1]:
+            return _Descent(scored, cells, here, centre, level)
+        profile = Profile.of_scores(scored.loglik, search.temperature)
         child = torch.arange(8)
-        finer = select_cells(
-            result.posterior.row_mass,
+        cells = select_cells(
+            profile.row_mass,
             (_cell_table(cells)[:, :, None] * 8 + child).flatten(1),
             rotations_ref_to_img=cells.children.reshape(-1, 3, 3),
             reference=cells.reference.repeat_interleave(8),
@@ -384,32 +384,67 @@ def _ladder(
             min_cells=search.min_cells,
             max_cells=search.max_cells,
         )
-        centre = centre + _mean_shift(result.posterior, level.shifts_angst)
-        cells = finer
-    raise AssertionError("a ladder has at least two levels")
+        centre = centre + level.shifts_angst[profile.shift_of_best]
+    raise ValueError("a ladder has at least two levels")
 
 
-def _dense_cells(views: Views, centre: Tensor, bank: _Bank, search: Search) -> tuple[Cells, Tensor]:
-    """Score the dense level block by block; return the cells kept and the new centres."""
+def _starts(
+    views: Views, centre: Tensor, bank: Bank, references: References, search: Search, n_starts: int
+) -> Starts:
+    """Find where to begin the continuous stage: the best few cells of the last grid."""
+    last = search.levels[-1]
+    if len(search.levels) > 1:
+        descent = _descend(views, centre, bank, references, search)
+        profile = Profile.of_scores(descent.scored.loglik, search.temperature)
+        row = _top_rows(profile)
+        rotation, cell = descent.rotations(torch.arange(len(views))[:, None], row)
+        reference = descent.cells.reference[cell]
+        found = top_starts(profile, row, rotation, reference, last.step_deg, n_starts)
+        return found.starts(descent.centre[found.view] + last.shifts_angst[found.shift])
+    parts = []
+    for block, profile in _dense_profiles(views, centre, bank, search):
+        row = _top_rows(profile)
+        rotation = bank.rotations_ref_to_img[bank.row_rotation[row]]
+        reference = bank.row_reference[row]
+        found = top_starts(profile, row, rotation, reference, last.step_deg, n_starts)
+        view = found.view + block.start
+        starts = found.starts(centre[view] + last.shifts_angst[found.shift])
+        parts.append(replace(starts, view=view))
+    return Starts.join(parts)
+
+
+def _top_rows(profile: Profile) -> Tensor:
+    return profile.loglik.topk(min(_TOP_ROWS, profile.loglik.shape[1])).indices
+
+
+def _dense_profiles(
+    views: Views, centre: Tensor, bank: Bank, search: Search
+) -> Iterator[tuple[slice, Profile]]:
+    """Score the dense level block by block."""
     level = search.levels[0]
-    masses, moves = [], []
     for block in _blocks(len(views), bank, search):
-        posterior, _ = posterior_of_bank(
+        prior = _log_prior_shift(centre[block], level.shifts_angst, search.shift_prior_angst)
+        scores, _ = scores_of_bank(
             views.take(block).prefix(level.radius).shifted(centre[block]),
             bank.slices,
             shifts_angst=level.shifts_angst,
             log_prior_row=bank.log_prior,
-            log_prior_shift=_log_prior_shift(
-                centre[block], level.shifts_angst, search.shift_prior_angst
-            ),
-            temperature=search.temperature,
+            log_prior_shift=prior,
         )
-        masses.append(posterior.row_mass)
-        moves.append(_mean_shift(posterior, level.shifts_angst))
+        yield block, Profile.of_scores(scores, search.temperature)
+
+
+def _dense_cells(views: Views, centre: Tensor, bank: Bank, search: Search) -> tuple[Cells, Tensor]:
+    """Score the dense level; return the cells kept and the new centres."""
+    level = search.levels[0]
+    masses, moves = [], []
+    for _, profile in _dense_profiles(views, centre, bank, search):
+        masses.append(profile.row_mass)
+        moves.append(level.shifts_angst[profile.shift_of_best])
     cells = select_cells(
         torch.cat(masses),
         torch.arange(len(bank.slices))[None],
-        rotations_ref_to_img=bank.rotations[bank.row_rotation],
+        rotations_ref_to_img=bank.rotations_ref_to_img[bank.row_rotation],
         reference=bank.row_reference,
         step_deg=level.step_deg,
         kept_mass=search.kept_mass,
@@ -426,95 +461,56 @@ def _cell_table(cells: Cells) -> Tensor:
     return table
 
 
-def _mean_shift(posterior: Posterior, shifts: Tensor) -> Tensor:
-    return posterior.shift_mass.double() @ shifts.double()
+def _ladder(
+    views: Views,
+    centre: Tensor,
+    bank: Bank,
+    references: References,
+    search: Search,
+    sums: Sums,
+    window: NoiseWindow,
+) -> Poses:
+    """Expect on the last of several levels."""
+    descent = _descend(views, centre, bank, references, search)
+    scores = descent.scored.loglik.contiguous()
+    posterior = Posterior.of_scores(scores, search.final_temperature)
+    add_expectations(
+        descent.scored,
+        posterior,
+        descent.cells,
+        descent.views,
+        padding=references.padding,
+        planar=references.planar,
+        numerator=sums.numerator,
+        denominator=sums.denominator,
+    )
+    return _finish(descent, posterior, references, sums, window)
 
 
 def _finish(
-    result: LevelResult,
-    cells: Cells,
-    views: Views,
-    centre: Tensor,
-    level: Level,
+    descent: _Descent,
+    posterior: Posterior,
     references: References,
     sums: Sums,
     window: NoiseWindow,
 ) -> Poses:
-    posterior = result.posterior
-    table = _cell_table(cells)
-    children = cells.children
-
-    def slices_of(view: Tensor, row: Tensor) -> Tensor:
-        cell = table[view, row // 8]
-        rotations = children[cell, row % 8]
-        reference = cells.reference[cell]
-        out = torch.zeros(len(view), views.disc.n_coefficients, dtype=torch.complex64)
-        for c in torch.unique(reference).tolist():
-            chosen = reference == c
-            out[chosen] = extract_slices(
-                references.half_volumes[c],
-                rotations[chosen],
-                views.disc.frequencies_px,
-                padding=references.padding,
-            )
-        return out
-
+    cells, views = descent.cells, descent.views
+    at = torch.arange(len(views))
     mass = posterior.row_mass
-    reference = cells.reference[table].repeat_interleave(8, dim=1)
+    reference = cells.reference[_cell_table(cells)].repeat_interleave(8, dim=1)
     for c in range(len(sums.class_weight)):
         sums.class_weight[c] += mass[reference == c].double().sum()
-    _add_by_view(posterior, views, centre, level.shifts_angst, slices_of, sums, window)
-    best = table[torch.arange(len(views)), posterior.best_row // 8]
-    return Poses(
-        rotation_ref_to_img=children[best, posterior.best_row % 8],
-        shift_angst=centre + level.shifts_angst[posterior.best_shift],
-        reference=cells.reference[best],
-        reference_weight=(mass * (reference == cells.reference[best][:, None])).sum(1),
-        weight=posterior.best_weight,
-        loglik=posterior.evidence_loglik,
-        effective_cells=mass.square().sum(1).reciprocal(),
+    _add_shifts(posterior, descent.centre, descent.level.shifts_angst, sums)
+    row, shift = posterior.draw(lot(views))
+    rotation, cell = descent.rotations(at, row)
+    slices = slices_of(references, rotation, cells.reference[cell], views.disc)
+    add_residuals(views.shifted(descent.level.shifts_angst[shift]), slices, sums, window)
+    rotation, cell = descent.rotations(at, posterior.best_row)
+    best = cells.reference[cell]
+    return Poses.on_grid(
+        posterior,
+        rotation_ref_to_img=rotation,
+        shift_angst=descent.centre + descent.level.shifts_angst[posterior.best_shift],
+        reference=best,
+        reference_weight=(mass * (reference == best[:, None])).sum(1),
     )
-
-
-def _add_by_view(
-    posterior: Posterior,
-    views: Views,
-    centre: Tensor,
-    shifts: Tensor,
-    slices_of: Callable[[Tensor, Tensor], Tensor],
-    sums: Sums,
-    window: NoiseWindow,
-) -> None:
-    """Add noise residuals, scales and shifts.
-
-    The residual is taken at one pose drawn from each view's posterior, which estimates its
-    expectation without bias; the best pose would make the noise look too small.
-    """
-    b = len(views)
-    at = torch.arange(b)
-    row, shift = posterior.draw(_lot(views))
-    prediction = views.ctf * slices_of(at, row)
-    observed = views.shifted(shifts[shift]).data
-    power = windowed_power(observed - prediction, window)
-    sums.residual_power.index_add_(0, views.group, power)
-    count = shell_sums(torch.ones_like(views.ctf), views.disc)
-    sums.residual_count.index_add_(0, views.group, count)
-    inverse_noise = views.inverse_noise
-    cross = (observed * prediction.conj()).real * inverse_noise
-    power = prediction.abs().square() * inverse_noise
-    sums.scale_cross.index_add_(0, views.group, cross.double().sum(1))
-    sums.scale_power.index_add_(0, views.group, power.double().sum(1))
-    total = (centre[:, None, :] + shifts).square().sum(-1) / 2
-    square = (total * posterior.shift_mass.double()).sum()
-    sums.shift_square_angst2.add_(torch.stack([square, torch.tensor(float(b)).double()]))
-    sums.evidence_loglik.add_(posterior.evidence_loglik.sum())
-
-
-def _lot(views: Views) -> Tensor:
-    """Return a number in [0, 1) for each view, the same in whatever chunk and order it comes.
-
-    Taken from the last digits of one coefficient, in units of its noise.
-    """
-    last = views.disc.shell[-1]
-    level = views.noise_power[:, last].double().sqrt().clamp_min(1e-30)
-    return (views.data[:, -1].abs().double() / level * _LOTS) % 1.0

@@ -16,7 +16,7 @@ from verglas.algorithms.em.search import Posterior, as_real, child_rotations
 from verglas.algorithms.views import Views, shift_phases
 from verglas.kernels.slices import extract_slices, insert_slices
 
-__all__ = ["Cells", "LevelResult", "add_expectations", "score_cells", "select_cells"]
+__all__ = ["CellScores", "Cells", "add_expectations", "score_cells", "select_cells"]
 
 _CELLS_AT_ONCE = 64
 _NEGLIGIBLE = 1e-4
@@ -59,16 +59,17 @@ class Cells:
 
 
 @dataclass(frozen=True)
-class LevelResult:
-    """What a scored level leaves behind.
+class CellScores:
+    """What scoring a level gives.
 
     Attributes:
-        posterior: rows number `slot * 8 + child` in the view's own list.
+        loglik: `[b, t, r]`, rows number `slot * 8 + child` in the view's own list; minus
+            infinity where the list is shorter.
         shifted: `[b, t, 2 k]`, shifted whitened views, real.
         weight: `[b, k]`, CTF^2 / sigma^2.
     """
 
-    posterior: Posterior
+    loglik: Tensor
     shifted: Tensor
     weight: Tensor
 
@@ -146,8 +147,7 @@ def score_cells(
     log_prior_shift: Tensor,
     log_prior_reference: Tensor,
     padding: int,
-    temperature: float,
-) -> LevelResult:
+) -> CellScores:
     """Score the children of every cell for the views that kept it.
 
     Args:
@@ -158,10 +158,9 @@ def score_cells(
         log_prior_shift: `[b, t]`.
         log_prior_reference: `[c]`.
         padding: oversampling of the half volumes.
-        temperature: scores are divided by it.
 
     Returns:
-        The posterior over each view's list and the operands that the sums need again.
+        The scores over each view's list and the operands that the sums need again.
     """
     signal, weight = views.whitened()
     phases = shift_phases(shifts_angst, views.disc, views.pixel_size_angst)
@@ -181,12 +180,12 @@ def score_cells(
                 1, 2
             ) - half_power.unsqueeze(-1)
     scores += log_prior_shift[:, None, None, :]
-    by_shift = scores.flatten(1, 2).transpose(1, 2).contiguous()
-    return LevelResult(Posterior.of_scores(by_shift, temperature), shifted, weight)
+    return CellScores(scores.flatten(1, 2).transpose(1, 2), shifted, weight)
 
 
 def add_expectations(
-    result: LevelResult,
+    scored: CellScores,
+    posterior: Posterior,
     cells: Cells,
     views: Views,
     *,
@@ -198,16 +197,16 @@ def add_expectations(
     """Insert the expected slices of every cell's children into the sums, in place.
 
     Args:
-        result: of `score_cells` with the same cells and views.
+        scored: of `score_cells` with the same cells and views.
+        posterior: of its scores.
         cells: who looks where.
         views: the views.
         padding: oversampling of the sums.
         planar: the sums are one plane thick.
         numerator, denominator: `[c, ...]`, added to.
     """
-    shifted = result.shifted
+    shifted = scored.shifted
     k2 = shifted.shape[2]
-    posterior = result.posterior
     weights = (posterior.likelihood * posterior.norm[:, None, None]).transpose(1, 2)
     weights = weights.reshape(len(shifted), -1, 8, shifted.shape[1])
     for run, pairs in cells.batches():
@@ -221,7 +220,7 @@ def add_expectations(
                 continue
             view, gamma = view[alive], gamma[alive]
             signal[i] = gamma.transpose(0, 1).reshape(8, -1) @ shifted[view].view(-1, k2)
-            weight[i] = gamma.sum(-1).T @ result.weight[view]
+            weight[i] = gamma.sum(-1).T @ scored.weight[view]
         children = child_rotations(cells.rotations_ref_to_img[run], cells.step_deg)
         used = weight.amax(-1) > 0
         for c in torch.unique(cells.reference[run]).tolist():

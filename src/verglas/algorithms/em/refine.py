@@ -7,13 +7,12 @@ the start. Follows Scheres 2012 (doi:10.1016/j.jsb.2012.09.006) in the statistic
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from verglas.algorithms.em.expectation import Level, References, Search
 from verglas.algorithms.em.mstep import Sums, reconstruct, symmetrise_sums
 from verglas.algorithms.em.prior import (
     fsc_threshold,
@@ -24,12 +23,12 @@ from verglas.algorithms.em.prior import (
     updated_noise,
     updated_scale,
 )
-from verglas.algorithms.em.search import shift_grid
+from verglas.algorithms.em.references import References
 from verglas.kernels.filters import low_pass
 from verglas.kernels.fourier import fourier_resize3, next_fast_size
 from verglas.kernels.masks import soft_sphere
 from verglas.kernels.slices import volume_to_half_volume
-from verglas.kernels.so3 import orientation_grid, rotation_from_vector
+from verglas.kernels.so3 import pose_distance_deg
 from verglas.kernels.symmetry import symmetry_operators
 
 __all__ = [
@@ -39,17 +38,16 @@ __all__ = [
     "fit_to_box",
     "half_maps",
     "initial_state",
-    "plan",
+    "jumped_share",
     "references",
     "update",
 ]
 
-_DENSE_ORDER = 3  # 7.5 degrees
-_COARSEST_STEP_DEG = 7.5
+_JUMP_DEG = 7.5
 _MIN_SHIFT_PRIOR_ANGST = 1.5
 _FEWEST_ITERATIONS = 5
-_WHOLE = ("radius", "shell", "iteration", "stalled")
-_NUMBERS = ("step_deg", "effective_cells", "shift_prior_angst")
+_WHOLE = ("radius", "shell", "iteration", "stalled", "n_polished")
+_NUMBERS = ("step_deg", "effective_cells", "shift_prior_angst", "jumped")
 
 
 @dataclass(frozen=True)
@@ -128,6 +126,8 @@ class RefineState:
         shift_prior_angst: standard deviation of shifts.
         iteration: number of iterations done.
         stalled: iterations since the resolution last improved.
+        n_polished: iterations done that searched all orientations and had a continuous stage.
+        jumped: share of the particles whose pose jumped in the last iteration.
     """
 
     half_maps: Tensor
@@ -141,6 +141,8 @@ class RefineState:
     shift_prior_angst: float
     iteration: int
     stalled: int
+    n_polished: int
+    jumped: float
 
     def to_arrays(self) -> dict[str, Any]:
         """Return numpy arrays and plain numbers by name."""
@@ -151,8 +153,9 @@ class RefineState:
 
     @staticmethod
     def from_arrays(arrays: Mapping[str, Any]) -> "RefineState":
-        """Rebuild from what `to_arrays` gave, numbers as arrays or not."""
-        values: dict[str, Any] = {name: torch.as_tensor(v) for name, v in arrays.items()}
+        """Rebuild from what `to_arrays` gave, numbers as arrays or not, among other things."""
+        names = [field.name for field in fields(RefineState)]
+        values: dict[str, Any] = {name: torch.as_tensor(arrays[name]) for name in names}
         values |= {name: int(arrays[name]) for name in _WHOLE}
         values |= {name: float(arrays[name]) for name in _NUMBERS}
         return RefineState(**values)
@@ -235,6 +238,8 @@ def initial_state(config: RefineConfig, volume: Tensor, noise_power: Tensor) -> 
         shift_prior_angst=config.shift_range_angst / 2,
         iteration=0,
         stalled=0,
+        n_polished=0,
+        jumped=1.0,
     )
 
 
@@ -248,54 +253,15 @@ def _sphere(box: int, config: RefineConfig) -> Tensor:
     return soft_sphere(box, config.mask_radius_angst / pixel, edge)
 
 
-def plan(config: RefineConfig, state: RefineState, *, final: bool = False) -> Search:
-    """Choose the grids of the next iteration from what is resolved now.
-
-    The angular step is 0.75 d / D (d the resolution, D the diameter), the distance over
-    which likelihoods stay alike; shifts go in steps of d / 4.
+def jumped_share(config: RefineConfig, before: Tensor, after: Tensor) -> float:
+    """Return the share of particles whose orientation changed by more than a coarse step.
 
     Args:
         config: of the run.
-        state: where it stands.
-        final: the last iteration, which looks well beyond what is resolved.
-
-    Returns:
-        The search.
+        before, after: `[n, 3, 3]`, rotations of the same particles.
     """
-    resolution = config.extent_angst / state.shell
-    wanted = math.degrees(0.75 * resolution / config.diameter_angst)
-    wanted = max(config.finest_step_deg, min(wanted, _COARSEST_STEP_DEG))
-    last_order = max(3, math.ceil(math.log2(60 / wanted) - 1e-6))
-    first_order = _DENSE_ORDER
-    reach_beyond = 1.4 if final else 1.25
-    margin = config.leaking_shells + 2
-    radius = max(state.shell + margin, math.ceil(reach_beyond * state.shell))
-    radius = min(config.max_radius, radius)
-    levels = []
-    for o in range(first_order, last_order + 1):
-        step_deg = 60 / 2**o
-        visible = step_deg / 360 * math.pi * config.diameter_angst * 1.2
-        level_radius = radius
-        if o < last_order:
-            level_radius = min(radius, round(config.extent_angst / max(visible, 0.8 * resolution)))
-        step_angst = max(resolution, visible if o < last_order else 0.0) / 4
-        if o == first_order:
-            reach = min(config.shift_range_angst, max(3 * state.shift_prior_angst, 2 * step_angst))
-            shifts = shift_grid(reach, step_angst)
-        else:
-            shifts = shift_grid(1.05 * step_angst, step_angst)
-        levels.append(Level(step_deg=step_deg, radius=level_radius, shifts_angst=shifts))
-    generator = torch.Generator().manual_seed(config.seed * 1000 + state.iteration)
-    turn = (torch.rand(1, 3, generator=generator, dtype=torch.float64) - 0.5) * math.radians(
-        levels[0].step_deg
-    )
-    grid = orientation_grid(first_order, symmetry=config.symmetry)
-    return Search(
-        rotations_ref_to_img=rotation_from_vector(turn)[0] @ grid,
-        levels=tuple(levels),
-        shift_prior_angst=state.shift_prior_angst,
-        noise_radius_angst=0.5 * config.diameter_angst,
-    )
+    distance = pose_distance_deg(before, after, symmetry_operators(config.symmetry))
+    return float((distance > _JUMP_DEG).double().mean())
 
 
 def references(config: RefineConfig, state: RefineState, half: int, radius: int) -> References:
@@ -341,6 +307,8 @@ def update(
     *,
     step_deg: float,
     effective_cells: float,
+    searched: bool = False,
+    jumped: float = 1.0,
 ) -> RefineState:
     """Reconstruct both halves, measure their FSC and learn noise, scale and shifts.
 
@@ -350,6 +318,8 @@ def update(
         sums: of the two half sets.
         step_deg: finest step of the search.
         effective_cells: median over views of the orientations in their posterior.
+        searched: all orientations were searched, with a continuous stage.
+        jumped: share of the particles whose pose jumped.
 
     Returns:
         The next state.
@@ -390,6 +360,8 @@ def update(
         shift_prior_angst=max(math.hypot(measured, coarse), _MIN_SHIFT_PRIOR_ANGST),
         iteration=state.iteration + 1,
         stalled=0 if improved or step_deg < state.step_deg else state.stalled + 1,
+        n_polished=state.n_polished + int(searched),
+        jumped=jumped,
     )
 
 

@@ -20,9 +20,11 @@ from verglas.kernels.so3 import rotation_from_vector
 
 __all__ = [
     "Posterior",
+    "Profile",
     "as_real",
     "child_rotations",
     "posterior_of_bank",
+    "scores_of_bank",
     "shift_grid",
 ]
 
@@ -111,6 +113,37 @@ class Posterior:
         return row, shift
 
 
+@dataclass(frozen=True)
+class Profile:
+    """How likely each row of a grid is at its own best shift: enough to find peaks.
+
+    Attributes:
+        loglik: `[b, r]`, maximum over shifts; minus infinity where a view has no row.
+        best_shift: `[b, r]`, where it is.
+        temperature: of the masses.
+    """
+
+    loglik: Tensor
+    best_shift: Tensor
+    temperature: float
+
+    @staticmethod
+    def of_scores(scores: Tensor, temperature: float) -> "Profile":
+        """Take the best shift of each row of `[b, t, r]`."""
+        best, shift = scores.max(dim=1)
+        return Profile(best, shift, temperature)
+
+    @property
+    def row_mass(self) -> Tensor:
+        """`[b, r]`, share of each row at the temperature."""
+        return (self.loglik / self.temperature).softmax(1)
+
+    @property
+    def shift_of_best(self) -> Tensor:
+        """`[b]`, index of the shift of the best row."""
+        return self.best_shift.gather(1, self.loglik.argmax(1, keepdim=True)).squeeze(1)
+
+
 def _draw_index(weight: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     """Draw a column of each line of weights; also return the unused part of the number."""
     running = weight.cumsum(1, dtype=torch.float64)
@@ -128,15 +161,14 @@ def as_real(values: Tensor) -> Tensor:
     return torch.view_as_real(values).flatten(-2)
 
 
-def posterior_of_bank(
+def scores_of_bank(
     views: Views,
     bank: Tensor,
     *,
     shifts_angst: Tensor,
     log_prior_row: Tensor,
     log_prior_shift: Tensor,
-    temperature: float = 1.0,
-) -> tuple[Posterior, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """Score every row of a bank and every shift, densely.
 
     Args:
@@ -145,11 +177,10 @@ def posterior_of_bank(
         shifts_angst: `[t, 2]`, relative to each view's present centre.
         log_prior_row: `[r]`.
         log_prior_shift: `[b, t]` or `[1, t]`.
-        temperature: scores are divided by it; 1 is the likelihood.
 
     Returns:
-        The posterior and the shifted whitened views `[b, t, k]`, which the maximisation
-        step needs again.
+        Log-likelihoods `[b, t, r]`, and the shifted whitened views `[b, t, k]`, which the
+        maximisation step needs again.
     """
     signal, weight = views.whitened()
     phases = shift_phases(shifts_angst, views.disc, views.pixel_size_angst)
@@ -159,6 +190,34 @@ def posterior_of_bank(
     power = weight @ (bank.real.square() + bank.imag.square()).T
     scores += (log_prior_row - 0.5 * power)[:, None, :]
     scores += log_prior_shift[:, :, None]
+    return scores, shifted
+
+
+def posterior_of_bank(
+    views: Views,
+    bank: Tensor,
+    *,
+    shifts_angst: Tensor,
+    log_prior_row: Tensor,
+    log_prior_shift: Tensor,
+    temperature: float = 1.0,
+) -> tuple[Posterior, Tensor]:
+    """Score as `scores_of_bank` does, and normalise.
+
+    Args:
+        views, bank, shifts_angst, log_prior_row, log_prior_shift: as there.
+        temperature: scores are divided by it; 1 is the likelihood.
+
+    Returns:
+        The posterior and the shifted whitened views `[b, t, k]`.
+    """
+    scores, shifted = scores_of_bank(
+        views,
+        bank,
+        shifts_angst=shifts_angst,
+        log_prior_row=log_prior_row,
+        log_prior_shift=log_prior_shift,
+    )
     return Posterior.of_scores(scores, temperature), shifted
 
 

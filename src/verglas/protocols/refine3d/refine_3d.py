@@ -2,9 +2,11 @@
 
 The particles are split into two halves once and for ever; each half has its own map, and the
 two meet only in the Fourier shell correlation (FSC) that tells signal from noise. Every
-iteration compares all particles with projections of their half's map, at every orientation of
-a grid and every shift, keeps all poses by their probability, and makes new maps. Grids, noise,
-intensities and resolution adapt by themselves, until nothing improves.
+iteration compares all particles with projections of their half's map, keeps all poses by their
+probability, and makes new maps. While poses are uncertain, orientations and shifts lie on grids;
+then a grid only finds where a continuous climb to the best pose begins; and at last the climb
+begins where the particle was. Grids, noise, intensities and resolution adapt by themselves,
+until nothing improves. Each pose comes with its standard deviations.
 
 The reference need not be on the images' grey scale. Give the point group if the particle has
 one: its axes must be where the reference has them, as maps of `particles.initial_volume` do.
@@ -23,6 +25,8 @@ from verglas.protocols._poses import diameter_of, pose_rows, write_map
 from verglas.sdk import ArrayRef, Context, Params, Ports, Task, param, port, protocol
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from verglas.algorithms.em.mstep import Sums
@@ -36,6 +40,9 @@ _CALIBRATION_VIEWS = 200
 _CALIBRATION_ROUNDS = 4
 _START_ENERGY = 20.0  # log-likelihood that the unscaled reference is brought to
 _PATTERN = ("item_id", "half_set")
+_ANGLES = ("x_rot_deg", "x_tilt_deg", "x_psi_deg")
+_SHIFTS = ("x_shift_x_angst", "x_shift_y_angst")
+_FOUND = ("angle_rot_deg", "angle_tilt_deg", "angle_psi_deg", "shift_x_angst", "shift_y_angst")
 
 
 class Refine3dParams(Params):
@@ -97,23 +104,23 @@ def expect_half(
     """Compare particles of one half with their map and add up what they say."""
     import torch
 
-    from verglas.algorithms.em.expectation import expect
-    from verglas.algorithms.em.refine import RefineState, plan, references
+    from verglas.algorithms.em.plan import plan
+    from verglas.algorithms.em.refine import RefineState
+    from verglas.algorithms.em.step import KnownPoses
+    from verglas.algorithms.em.step import expect_half as expect
+    from verglas.kernels.so3 import euler_to_matrix
 
     torch.set_num_threads(task.threads)
     current = RefineState.from_arrays(task.load(state))
-    search = plan(config, current, final=final)
-    radius = search.levels[-1].radius
+    radius = plan(config, current, final=final).radius
     rows, views = _views(rows, task, config, current, radius)
-    half = int(rows["half_set"][0]) - 1
-    poses, sums = expect(
-        views,
-        references(config, current, half, radius),
-        search,
-        n_groups=len(current.noise_power),
-    )
+    angles, shifts = (torch.tensor(rows.select(x).to_numpy()) for x in (_ANGLES, _SHIFTS))
+    known = KnownPoses(euler_to_matrix(angles), shifts)
+    poses, sums = expect(config, current, views, int(rows["half_set"][0]) - 1, known, final=final)
     found = pose_rows(rows, poses).with_columns(
-        n_effective_orientations=pl.Series(poses.effective_cells.double().numpy())
+        n_effective_orientations=pl.Series(poses.effective_cells.double().numpy()),
+        angle_sd_deg=pl.Series(poses.angle_sd_deg.double().numpy()).fill_nan(None),
+        shift_sd_angst=pl.Series(poses.shift_sd_angst.double().numpy()).fill_nan(None),
     )
     return found, sums.to_arrays()
 
@@ -132,7 +139,8 @@ def calibrate(
     import torch
 
     from verglas.algorithms.em.expectation import expect
-    from verglas.algorithms.em.refine import RefineState, plan, references
+    from verglas.algorithms.em.plan import plan
+    from verglas.algorithms.em.refine import RefineState, references
 
     torch.set_num_threads(task.threads)
     current = RefineState.from_arrays(task.load(state))
@@ -274,33 +282,84 @@ def _start(
     return dataclasses.replace(state, half_maps=state.half_maps * factor)
 
 
+def _with_poses(rows: pl.DataFrame, poses: "NDArray[np.float64]") -> pl.DataFrame:
+    """Give particles the poses of the last iteration, `[n, 5]`."""
+    names = (*_ANGLES, *_SHIFTS)
+    return rows.with_columns(**{name: pl.Series(poses[:, i]) for i, name in enumerate(names)})
+
+
+def _jumped(config: "RefineConfig", before: Any, after: Any, state: "RefineState") -> float:
+    import torch
+
+    from verglas.algorithms.em.refine import jumped_share
+    from verglas.kernels.so3 import euler_to_matrix
+
+    if state.iteration == 0:
+        return 1.0
+    pair = (euler_to_matrix(torch.from_numpy(poses[:, :3].copy())) for poses in (before, after))
+    return jumped_share(config, *pair)
+
+
 def _refine(
     ctx: Context, rows: pl.DataFrame, config: "RefineConfig", start: "RefineState"
-) -> "RefineState":
-    from verglas.algorithms.em.refine import RefineState, finished, plan, update
+) -> "tuple[RefineState, NDArray[np.float64]]":
+    """Iterate; return the last state and the poses of the particles."""
+    import numpy as np
+
+    from verglas.algorithms.em.plan import is_concentrated, is_local, plan
+    from verglas.algorithms.em.refine import RefineState, finished, update
 
     def step(arrays: dict[str, Any], iteration: int) -> dict[str, Any]:
-        state = RefineState.from_arrays(arrays)
-        found, sums = _expect(ctx, rows, config, state, final=False)
-        cells = found["n_effective_orientations"].median()
-        finest = plan(config, state).levels[-1].step_deg
-        state = update(config, state, sums, step_deg=finest, effective_cells=float(str(cells)))
-        ctx.log.info(
-            "iteration %d: %.2f Å at step %.2f deg, shifts %.1f Å, %.0f orientations a particle",
-            state.iteration,
-            state.resolution_angst(config),
-            finest,
-            state.shift_prior_angst,
-            state.effective_cells,
+        state, before = RefineState.from_arrays(arrays), arrays["particle_poses"]
+        found, sums = _expect(ctx, _with_poses(rows, before), config, state, final=False)
+        poses = rows.select("item_id").join(found, on="item_id", how="left", maintain_order="left")
+        after = np.where(np.isnan(new := poses.select(_FOUND).to_numpy()), before, new)
+        new_state = update(
+            config,
+            state,
+            sums,
+            step_deg=plan(config, state).levels[-1].step_deg,
+            effective_cells=float(str(found["n_effective_orientations"].median())),
+            searched=is_concentrated(state) and not is_local(state),
+            jumped=_jumped(config, before, after, state),
         )
-        text = f"{state.resolution_angst(config):.1f} Å"
-        ctx.progress(state.iteration, config.max_iterations, text)
-        return state.to_arrays()
+        _log_iteration(ctx, config, state, new_state, found)
+        return {**new_state.to_arrays(), "particle_poses": after}
 
     def until(arrays: dict[str, Any]) -> bool:
         return finished(config, RefineState.from_arrays(arrays))
 
-    return RefineState.from_arrays(ctx.iterate(step, start.to_arrays(), until=until))
+    first = {**start.to_arrays(), "particle_poses": np.zeros((rows.height, 5))}
+    last = ctx.iterate(step, first, until=until)
+    return RefineState.from_arrays(last), np.asarray(last["particle_poses"])
+
+
+def _log_iteration(
+    ctx: Context,
+    config: "RefineConfig",
+    state: "RefineState",
+    new: "RefineState",
+    found: pl.DataFrame,
+) -> None:
+    from verglas.algorithms.em.plan import is_concentrated, is_local
+
+    kind = "all orientations on a grid"
+    if is_concentrated(state):
+        kind = "vicinity" if is_local(state) else "all orientations"
+    spread = found.select(pl.col("angle_sd_deg").median()).item()
+    ctx.log.info(
+        "iteration %d, %s: %.2f Å, shifts %.1f Å, %s, %.1f %% jumped",
+        new.iteration,
+        kind,
+        new.resolution_angst(config),
+        new.shift_prior_angst,
+        f"{new.effective_cells:.0f} orientations a particle"
+        if spread is None
+        else f"orientations within {spread:.2f} deg",
+        100 * new.jumped,
+    )
+    text = f"{new.resolution_angst(config):.1f} Å"
+    ctx.progress(new.iteration, config.max_iterations, text)
 
 
 @protocol(
@@ -317,10 +376,10 @@ def run(ctx: Context, params: Refine3dParams, inputs: Inputs) -> Outputs:
     config = _make_config(params, inputs, stack, ctx.seed)
     stack, noise = initial_noise(ctx, stack, radius=config.max_radius)
     rows = _with_halves(stack, ctx.seed)
-    state = _refine(ctx, rows, config, _start(ctx, rows, inputs, config, noise))
+    state, known = _refine(ctx, rows, config, _start(ctx, rows, inputs, config, noise))
     if state.iteration >= config.max_iterations:
         ctx.warn(f"stopped after {state.iteration} iterations, not yet converged")
-    poses, sums = _expect(ctx, rows, config, state, final=True)
+    poses, sums = _expect(ctx, _with_poses(rows, known), config, state, final=True)
     final = update(
         config, state, sums, step_deg=state.step_deg, effective_cells=state.effective_cells
     )
@@ -333,7 +392,10 @@ def run(ctx: Context, params: Refine3dParams, inputs: Inputs) -> Outputs:
     ]
     ctx.metric("resolution_angst", resolution)
     ctx.metric("iterations", float(state.iteration))
-    ctx.metric("angular_step_deg", state.step_deg)
+    spread = poses.select(pl.col("angle_sd_deg", "shift_sd_angst").median()).row(0)
+    for name, value in zip(("angle_sd_deg", "shift_sd_angst"), spread, strict=True):
+        if value is not None:
+            ctx.metric(name, float(value))
     return Outputs(
         volumes=_volumes(ctx, inputs, paths, resolution, config.symmetry),
         particles=_posed(ctx, inputs.particles, rows, poses),

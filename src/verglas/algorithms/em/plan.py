@@ -1,0 +1,126 @@
+"""Plan the search of the next iteration of a refinement from what is resolved now.
+
+Three kinds follow one another. While a view's posterior is broad, grids carry it: a dense one
+and a ladder of finer ones. Once it is concentrated in a few cells, a coarse grid only finds
+where a continuous climb begins. And when particles no longer jump, the climb begins where they
+were. Each is chosen from what the iteration before measured.
+"""
+
+import math
+
+import torch
+
+from verglas.algorithms.em.expectation import Level, Search
+from verglas.algorithms.em.polish import Polish
+from verglas.algorithms.em.refine import RefineConfig, RefineState
+from verglas.algorithms.em.search import shift_grid
+from verglas.kernels.so3 import orientation_grid, rotation_from_vector
+
+__all__ = ["is_concentrated", "is_local", "plan"]
+
+_COARSEST_STEP_DEG = 7.5
+_DENSE_ORDER = 3  # 7.5 degrees
+_MANY_ROWS = 6000  # beyond, the dense level is twice as coarse
+_CONCENTRATED_DEG = 15.0
+_COARSE = 1.2  # resolution of a level that is not the last, in steps at the particle's surface
+_COARSE_OF_STARTS = 1.5
+_SEARCHES = 2  # of all orientations with a continuous stage, before only the vicinity
+_MOST_SEARCHES = 5
+_JUMPED = 0.02  # share of the particles
+
+
+def is_concentrated(state: RefineState) -> bool:
+    """Tell whether posteriors filled, on the last grid, no more than a cube of 15 degrees.
+
+    So much a few Gaussians can carry; what is broader needs the grid.
+    """
+    width_deg = state.effective_cells ** (1 / 3) * state.step_deg
+    return state.n_polished > 0 or width_deg < _CONCENTRATED_DEG
+
+
+def is_local(state: RefineState) -> bool:
+    """Tell whether the next iteration looks only in the vicinity of known poses.
+
+    That is when particles no longer jump from one peak to another.
+    """
+    settled = state.n_polished >= _SEARCHES and state.jumped < _JUMPED
+    return settled or state.n_polished >= _MOST_SEARCHES
+
+
+def plan(config: RefineConfig, state: RefineState, *, final: bool = False) -> Search:
+    """Choose the grids of the next iteration.
+
+    The angular step is 0.75 d / D (d the resolution, D the diameter), the distance over
+    which likelihoods stay alike; shifts go in steps of d / 4.
+
+    Args:
+        config: of the run.
+        state: where it stands.
+        final: the last iteration, which looks well beyond what is resolved.
+
+    Returns:
+        The search; where `is_local`, only its continuous stage is used.
+    """
+    radius = _radius(config, state, final=final)
+    polished = is_concentrated(state)
+    first, last = _orders(config, state) if not polished else _orders_of_starts(config)
+    levels = _levels(config, state, first, last, radius, polished=polished)
+    generator = torch.Generator().manual_seed(config.seed * 1000 + state.iteration)
+    turn = (torch.rand(1, 3, generator=generator, dtype=torch.float64) - 0.5) * math.radians(
+        levels[0].step_deg
+    )
+    grid = orientation_grid(first, symmetry=config.symmetry)
+    return Search(
+        rotations_ref_to_img=rotation_from_vector(turn)[0] @ grid,
+        levels=tuple(levels),
+        shift_prior_angst=state.shift_prior_angst,
+        max_cells=256 if polished else 64,
+        noise_radius_angst=0.5 * config.diameter_angst,
+        polish=Polish(radius=radius, first_radius=levels[-1].radius) if polished else None,
+    )
+
+
+def _radius(config: RefineConfig, state: RefineState, *, final: bool) -> int:
+    """Return the last shell used: somewhat beyond what is resolved."""
+    margin = config.leaking_shells + 2
+    beyond = math.ceil((1.4 if final else 1.25) * state.shell)
+    return min(config.max_radius, max(state.shell + margin, beyond))
+
+
+def _orders(config: RefineConfig, state: RefineState) -> tuple[int, int]:
+    """Return the HEALPix orders of the dense and of the finest grid."""
+    resolution = config.extent_angst / state.shell
+    wanted = math.degrees(0.75 * resolution / config.diameter_angst)
+    wanted = max(config.finest_step_deg, min(wanted, _COARSEST_STEP_DEG))
+    return _DENSE_ORDER, max(_DENSE_ORDER, math.ceil(math.log2(60 / wanted) - 1e-6))
+
+
+def _orders_of_starts(config: RefineConfig) -> tuple[int, int]:
+    rows = len(orientation_grid(_DENSE_ORDER, symmetry=config.symmetry))
+    return _DENSE_ORDER - int(rows > _MANY_ROWS), _DENSE_ORDER
+
+
+def _levels(
+    config: RefineConfig, state: RefineState, first: int, last: int, radius: int, *, polished: bool
+) -> list[Level]:
+    resolution = config.extent_angst / state.shell
+    levels: list[Level] = []
+    step_before = 0.0
+    for order in range(first, last + 1):
+        step_deg = 60 / 2**order
+        coarse = _COARSE_OF_STARTS if polished else _COARSE
+        visible = step_deg / 360 * math.pi * config.diameter_angst * coarse
+        exact = order == last and not polished
+        level_radius = radius
+        if not exact:
+            level_radius = min(radius, round(config.extent_angst / max(visible, 0.8 * resolution)))
+        step_angst = max(resolution, 0.0 if exact else visible) / 4
+        if order == first:
+            widest = 2 * step_angst if state.n_polished else 3 * state.shift_prior_angst
+            reach = min(config.shift_range_angst, max(widest, 2 * step_angst))
+        else:
+            reach = max(1.05 * step_angst, 0.75 * step_before)
+        step_before = step_angst
+        shifts = shift_grid(reach, step_angst)
+        levels.append(Level(step_deg=step_deg, radius=level_radius, shifts_angst=shifts))
+    return levels

@@ -1,0 +1,290 @@
+"""The posterior about its peaks: sampled by importance, not on a grid.
+
+Around every peak poses are drawn from the Gaussian that fits it, and weighted by their exact
+likelihood over the Gaussian's density (importance sampling; Robert & Casella 2004, section
+3.3). The weighted poses replace the grid in every expectation, so no step size blurs the map,
+and an uncertain view is spread over as many poses as it deserves.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from verglas.algorithms.em.local import Peaks, Starts, climb
+from verglas.algorithms.em.mstep import Sums
+from verglas.algorithms.em.noise import NoiseWindow
+from verglas.algorithms.em.references import Poses, References
+from verglas.algorithms.em.residual import add_residuals, lot
+from verglas.algorithms.views import Views
+from verglas.kernels.pose_likelihood import insert_at_poses, pose_scores
+from verglas.kernels.slices import extract_slices
+from verglas.kernels.so3 import rotation_from_vector
+
+__all__ = ["Polish", "polish"]
+
+_WIDER = 1.15  # of the proposals, whose tails must not be thinner than the posterior's
+_SAME_PEAK = 4.0  # squared distance in standard deviations
+_HOPELESS = 12.0  # log units below the view's best peak
+_NEGLIGIBLE = 1e-3
+_FEW_STEPS = 5
+
+
+@dataclass(frozen=True)
+class Polish:
+    """How the continuous stage works.
+
+    Attributes:
+        radius: shells used.
+        first_radius: shells used for the first few steps.
+        n_starts: peaks followed for each view at most.
+        steps: evaluations of the score in a climb at most.
+        n_samples: poses drawn about each peak.
+    """
+
+    radius: int
+    first_radius: int
+    n_starts: int = 3
+    steps: int = 10
+    n_samples: int = 16
+
+
+@dataclass(frozen=True)
+class _Draws:
+    """Poses drawn about peaks; `probability` adds up to 1 over all draws of a view."""
+
+    rotations: Tensor
+    shifts_px: Tensor
+    probability: Tensor
+
+
+def polish(
+    views: Views,
+    references: References,
+    starts: Starts,
+    how: Polish,
+    *,
+    shift_prior_angst: float,
+    sums: Sums,
+    window: NoiseWindow,
+) -> Poses:
+    """Climb from the starts, sample the posterior about the peaks, add up expectations.
+
+    Args:
+        views: up to the radius of the polish.
+        references: the maps, in 3D.
+        starts: at least one for each view.
+        how: settings.
+        shift_prior_angst: standard deviation of shifts about zero.
+        sums: added to, in place.
+        window: of the noise.
+
+    Returns:
+        The highest peak of each view.
+    """
+    if how.first_radius < how.radius:
+        first = climb(
+            views.prefix(how.first_radius),
+            references,
+            starts,
+            shift_prior_angst=shift_prior_angst,
+            steps=_FEW_STEPS,
+        )
+        starts = first.at
+    found = climb(views, references, starts, shift_prior_angst=shift_prior_angst, steps=how.steps)
+    peaks = _distinct(found, len(views), views.pixel_size_angst)
+    draws, evidence = _draw(views, references, peaks, how.n_samples, shift_prior_angst)
+    _insert(views, references, peaks, draws, sums)
+    _add_drawn(views, references, peaks, draws, sums, window)
+    sums.evidence_loglik.add_(evidence.sum())
+    return _poses(peaks, draws, evidence, views)
+
+
+def _slots(view: Tensor) -> Tensor:
+    """Return the position of each entry among those of its view; entries are sorted by view."""
+    first = torch.searchsorted(view, view)
+    return torch.arange(len(view)) - first
+
+
+def _table(values: Tensor, view: Tensor, n_views: int, fill: float) -> Tensor:
+    """Spread `[p, ...]` over `[b, slots, ...]`."""
+    slot = _slots(view)
+    out = values.new_full((n_views, int(slot.max()) + 1, *values.shape[1:]), fill)
+    out[view, slot] = values
+    return out
+
+
+def _take(peaks: Peaks, index: Tensor) -> Peaks:
+    return Peaks(peaks.at.take(index), peaks.loglik[index], peaks.precision[index])
+
+
+def _distinct(peaks: Peaks, n_views: int, pixel_size_angst: float) -> Peaks:
+    """Sort peaks by view and height; drop those that are the same, or hopeless."""
+    order = torch.argsort(peaks.loglik, descending=True)
+    order = order[torch.argsort(peaks.at.view[order], stable=True)]
+    peaks = _take(peaks, order)
+    index = _table(torch.arange(len(peaks.loglik)), peaks.at.view, n_views, -1)
+    best = peaks.loglik[index[:, 0]]
+    keep = peaks.loglik > best[peaks.at.view] - _HOPELESS
+    for later in range(1, index.shape[1]):
+        for earlier in range(later):
+            rows = index[:, later] >= 0
+            low, high = index[rows, later], index[rows, earlier]
+            same = _distance(peaks, low, high, pixel_size_angst) < _SAME_PEAK
+            same &= peaks.at.reference[low] == peaks.at.reference[high]
+            keep[low[same & keep[high]]] = False
+    return _take(peaks, keep.nonzero().squeeze(1))
+
+
+def _distance(peaks: Peaks, low: Tensor, high: Tensor, pixel_size_angst: float) -> Tensor:
+    """Squared distance of pairs of peaks, in standard deviations of the higher one."""
+    a, b = peaks.at.rotations_ref_to_img[low], peaks.at.rotations_ref_to_img[high]
+    turn = a @ b.mT
+    # for small angles the antisymmetric part is the rotation vector; far ones stay far
+    vector = 0.5 * torch.stack(
+        [
+            turn[:, 2, 1] - turn[:, 1, 2],
+            turn[:, 0, 2] - turn[:, 2, 0],
+            turn[:, 1, 0] - turn[:, 0, 1],
+        ],
+        1,
+    )
+    shift = (peaks.at.shifts_angst[low] - peaks.at.shifts_angst[high]) / pixel_size_angst
+    apart = torch.cat([vector, shift], 1)
+    square = torch.einsum("pi,pij,pj->p", apart, peaks.precision[high], apart)
+    return torch.where(turn.diagonal(dim1=1, dim2=2).sum(1) > 1.0, square, torch.inf)
+
+
+@cache
+def _normal_points(n: int) -> Tensor:
+    """Return `[n, 5]` points of a standard normal, evenly spread, in opposite pairs."""
+    engine = torch.quasirandom.SobolEngine(5, scramble=True, seed=7)  # type: ignore[no-untyped-call]
+    uniform = engine.draw((n + 1) // 2).double().clamp(1e-6, 1 - 1e-6)
+    half = torch.erfinv(2 * uniform - 1) * 2**0.5
+    half = half / half.square().mean(0).sqrt()
+    return torch.cat([half, -half])[:n]
+
+
+def _draw(
+    views: Views, references: References, peaks: Peaks, n: int, shift_prior_angst: float
+) -> tuple[_Draws, Tensor]:
+    """Draw poses about the peaks; return them with the evidence of each view."""
+    at = peaks.at
+    normal = _normal_points(n)
+    factor = torch.linalg.cholesky(peaks.precision)
+    offsets = torch.linalg.solve_triangular(factor.mT, normal.T * _WIDER, upper=True).mT
+    rotations = rotation_from_vector(offsets[..., :3]) @ at.rotations_ref_to_img[:, None]
+    shifts_px = at.shifts_angst[:, None] / views.pixel_size_angst + offsets[..., 3:]
+    signal, weight = views.whitened()
+    loglik = torch.empty(len(at), n, dtype=torch.float64)
+    for c in range(len(references.half_volumes)):
+        chosen = (at.reference == c).nonzero().squeeze(1)
+        if len(chosen):
+            loglik[chosen] = pose_scores(
+                references.half_volumes[c],
+                signal[at.view[chosen]],
+                weight[at.view[chosen]],
+                rotations[chosen],
+                shifts_px[chosen],
+                views.disc.frequencies_px,
+                box=views.disc.box,
+                padding=references.padding,
+            )
+    loglik += references.log_prior.double()[at.reference][:, None]
+    loglik -= 0.5 * (shifts_px * views.pixel_size_angst / shift_prior_angst).square().sum(-1)
+    log_volume = (
+        2.5 * torch.tensor(2 * torch.pi).log()
+        + 5 * torch.tensor(_WIDER).log()
+        - factor.diagonal(dim1=1, dim2=2).log().sum(1)
+    )
+    weighted = loglik + 0.5 * normal.square().sum(1) + (log_volume - torch.tensor(n).log())[:, None]
+    by_view = _table(weighted, at.view, len(views), -torch.inf).flatten(1)
+    evidence = by_view.logsumexp(1)
+    return _Draws(rotations, shifts_px, (weighted - evidence[at.view, None]).exp()), evidence
+
+
+def _insert(views: Views, references: References, peaks: Peaks, draws: _Draws, sums: Sums) -> None:
+    signal, weight = views.whitened()
+    probability = draws.probability
+    probability = torch.where(probability > _NEGLIGIBLE, probability, 0.0)
+    for c in range(len(references.half_volumes)):
+        chosen = (peaks.at.reference == c).nonzero().squeeze(1)
+        sums.class_weight[c] += draws.probability[chosen].sum()
+        if len(chosen):
+            insert_at_poses(
+                signal[peaks.at.view[chosen]],
+                weight[peaks.at.view[chosen]],
+                draws.rotations[chosen],
+                draws.shifts_px[chosen],
+                probability[chosen],
+                views.disc.frequencies_px,
+                box=views.disc.box,
+                radius=views.disc.radius,
+                padding=references.padding,
+                into=(sums.numerator[c], sums.denominator[c]),
+            )
+    square = (draws.shifts_px * views.pixel_size_angst).square().sum(-1) / 2
+    total = (square * draws.probability).sum()
+    sums.shift_square_angst2.add_(torch.stack([total, torch.tensor(float(len(views))).double()]))
+
+
+def _add_drawn(
+    views: Views,
+    references: References,
+    peaks: Peaks,
+    draws: _Draws,
+    sums: Sums,
+    window: NoiseWindow,
+) -> None:
+    """Add the residual of every view at one of its draws."""
+    n = draws.probability.shape[1]
+    table = _table(draws.probability, peaks.at.view, len(views), 0.0).flatten(1)
+    running = table.cumsum(1)
+    target = lot(views)[:, None] * running[:, -1:]
+    place = torch.searchsorted(running, target, right=True).squeeze(1).clamp_max(table.shape[1] - 1)
+    index = _table(torch.arange(len(peaks.loglik)), peaks.at.view, len(views), 0)
+    peak = index[torch.arange(len(views)), place // n]
+    rotation, shift = draws.rotations[peak, place % n], draws.shifts_px[peak, place % n]
+    slices = torch.empty(len(views), views.disc.n_coefficients, dtype=torch.complex64)
+    for c in range(len(references.half_volumes)):
+        chosen = peaks.at.reference[peak] == c
+        if chosen.any():
+            slices[chosen] = extract_slices(
+                references.half_volumes[c],
+                rotation[chosen],
+                views.disc.frequencies_px,
+                padding=references.padding,
+            )
+    moved = _moved(views, shift * views.pixel_size_angst)
+    add_residuals(moved, slices, sums, window)
+
+
+def _moved(views: Views, shifts_angst: Tensor) -> Views:
+    """Move every view by its own shift."""
+    cycles = (
+        shifts_angst / (views.disc.box * views.pixel_size_angst)
+    ).float() @ views.disc.frequencies_px.T
+    phases = torch.polar(torch.ones_like(cycles), -2 * torch.pi * cycles)
+    return replace(views, data=views.data * phases)
+
+
+def _poses(peaks: Peaks, draws: _Draws, evidence: Tensor, views: Views) -> Poses:
+    mass = _table(draws.probability.sum(1), peaks.at.view, len(views), 0.0)
+    index = _table(torch.arange(len(peaks.loglik)), peaks.at.view, len(views), 0)
+    slot = mass.argmax(1)
+    best = index[torch.arange(len(views)), slot]
+    reference = peaks.at.reference[best]
+    same = _table(peaks.at.reference, peaks.at.view, len(views), -1) == reference[:, None]
+    covariance = torch.linalg.inv(peaks.precision[best]).diagonal(dim1=1, dim2=2)
+    return Poses(
+        rotation_ref_to_img=peaks.at.rotations_ref_to_img[best],
+        shift_angst=peaks.at.shifts_angst[best],
+        reference=reference,
+        reference_weight=(mass * same).sum(1).float(),
+        weight=mass.amax(1).float(),
+        loglik=evidence,
+        effective_cells=mass.square().sum(1).reciprocal().float(),
+        angle_sd_deg=torch.rad2deg(covariance[:, :3].sum(1).sqrt()).float(),
+        shift_sd_angst=(covariance[:, 3:].sum(1).sqrt() * views.pixel_size_angst).float(),
+    )
