@@ -8,8 +8,8 @@ from tests.algorithms.blobs import asymmetric_points, blob_map, octahedral_shell
 from tests.algorithms.em.model_images import PIXEL_ANGST, Setting, draw_images
 from verglas.algorithms.em.mstep import Sums, reconstruct, symmetrise_sums
 from verglas.algorithms.em.noise import noise_window, windowed_power
-from verglas.algorithms.em.prior import half_map_fsc
 from verglas.algorithms.em.plan import is_concentrated, is_local, plan
+from verglas.algorithms.em.prior import half_map_fsc
 from verglas.algorithms.em.references import Poses
 from verglas.algorithms.em.refine import (
     finished,
