@@ -1,4 +1,4 @@
-"""Class averages from sums, shrunk towards the radial average of all classes."""
+"""Class averages from sums along Fourier rings, shrunk towards the radial average of all."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,68 +6,45 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from verglas.algorithms.em.mstep import (
-    Sums,
-    radial_mean,
-    reconstruct,
-    shell_of_voxels,
-    symmetrise_sums,
-)
-from verglas.kernels.slices import half_plane_to_image
+from verglas.algorithms.em.mstep import Sums
 
-__all__ = ["Planes", "Shrinkage", "plain_averages"]
+__all__ = ["RingSums", "Shrinkage", "plain_averages"]
 
 _LEAST_VARIANCE = 0.05  # of the radial average's power: what is never denied to a class
+_WEIGHT_FLOOR = 1e-3  # of the mean of a ring
 
 
 @dataclass(frozen=True)
-class Planes:
-    """Weighted sums of the particles of each class in Fourier space, made Hermitian.
+class RingSums:
+    """Weighted sums of the particles of each class.
 
     Attributes:
-        numerator: `[c, 3, m, m // 2 + 1]`, complex.
+        numerator: `[c, radius, n_half]`, complex.
         denominator: the same shape, real.
-        radius: last shell.
-        padding: oversampling factor.
     """
 
     numerator: Tensor
     denominator: Tensor
-    radius: int
-    padding: int
 
     @staticmethod
-    def of(sums: Sums, padding: int) -> "Planes":
-        """Take the planes of the sums of some views."""
-        identity = torch.eye(3, dtype=torch.float64)[None]
-        pairs = [
-            symmetrise_sums(
-                torch.as_tensor(numerator).to(torch.complex64),
-                torch.as_tensor(denominator).float(),
-                identity,
-            )
-            for numerator, denominator in zip(sums.numerator, sums.denominator, strict=True)
-        ]
-        return Planes(
-            torch.stack([pair[0] for pair in pairs]),
-            torch.stack([pair[1] for pair in pairs]),
-            sums.residual_power.shape[1] - 1,
-            padding,
-        )
+    def of(sums: Sums) -> "RingSums":
+        """Take those of some views, as `turning.expect_turned` adds them up."""
+        numerator = torch.as_tensor(sums.numerator).to(torch.complex64)
+        denominator = torch.as_tensor(sums.denominator).float()
+        mean = denominator.mean(-1, keepdim=True)
+        return RingSums(numerator, torch.maximum(denominator, _WEIGHT_FLOOR * mean))
 
     @staticmethod
-    def join(parts: Sequence["Planes"]) -> "Planes":
-        """Add the planes of several sets of views."""
-        return Planes(
+    def join(parts: Sequence["RingSums"]) -> "RingSums":
+        """Add the sums of several sets of views."""
+        return RingSums(
             torch.stack([part.numerator for part in parts]).sum(0),
             torch.stack([part.denominator for part in parts]).sum(0),
-            parts[0].radius,
-            parts[0].padding,
         )
 
-    def take(self, classes: list[int]) -> "Planes":
-        """Return the planes of some classes."""
-        return Planes(self.numerator[classes], self.denominator[classes], self.radius, self.padding)
+    def take(self, classes: list[int]) -> "RingSums":
+        """Return the sums of some classes."""
+        return RingSums(self.numerator[classes], self.denominator[classes])
 
 
 @dataclass(frozen=True)
@@ -75,17 +52,15 @@ class Shrinkage:
     """The prior of class averages: a radial average and the variance about it.
 
     Attributes:
-        radial: `[3, m, m // 2 + 1]`, the mean over rings and classes.
-        precision: `[radius + 1]`, 1 / variance of a real component, per oversampled voxel.
-        radius: last shell.
+        radial: `[radius]`, the mean over rings and classes.
+        precision: `[radius]`, 1 / variance of a real component.
     """
 
     radial: Tensor
     precision: Tensor
-    radius: int
 
     @staticmethod
-    def learn(halves: Sequence[Planes], *, tau: float) -> "Shrinkage":
+    def learn(halves: Sequence[RingSums], *, tau: float) -> "Shrinkage":
         """Learn the prior from all classes together.
 
         Args:
@@ -93,82 +68,53 @@ class Shrinkage:
                 fixed part of the radial power.
             tau: multiplies the variance.
         """
-        both = Planes.join(halves)
-        radial = _radial(both.numerator.sum(0), both.denominator.sum(0))
+        both = RingSums.join(halves)
+        top = both.numerator.real.double().sum((0, 2))
+        radial = top / both.denominator.double().sum((0, 2)).clamp_min(1e-30)
         variance = _variance(halves, radial)
-        return Shrinkage(radial, 1 / (tau * variance * both.padding**2), both.radius)
+        return Shrinkage(radial.float(), (1 / (tau * variance)).float())
 
-    def images(self, planes: Planes, box: int) -> Tensor:
+    def averages(self, sums: RingSums) -> Tensor:
         """Make averages: the radial one plus what of the rest is more than noise.
 
         Args:
-            planes: of the classes.
-            box: side of the images; their extent is that of the particles' box.
+            sums: of the classes.
 
         Returns:
-            `[c, box, box]`, not masked.
+            `[2, c, radius, n_half]`, real and imaginary parts.
         """
-        shell = shell_of_voxels(self.radial.shape, planes.padding)
-        inside = shell <= self.radius
-        prior = self.precision.float()[shell.clamp_max(self.radius)]
-        rest = planes.numerator - planes.denominator * self.radial
-        full = self.radial + rest / (planes.denominator + prior)
-        return half_plane_to_image(torch.where(inside, full, 0), box=box, padding=planes.padding)
+        radial = self.radial[:, None]
+        rest = sums.numerator - sums.denominator * radial
+        full = radial + rest / (sums.denominator + self.precision[:, None])
+        return torch.stack([full.real, full.imag])
 
 
-def _radial(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """Return the mean over rings one voxel wide, spread over the plane."""
-    ring = shell_of_voxels(numerator.shape, 1).clamp_max(2 * numerator.shape[1])
-    top, bottom = torch.zeros(2, int(ring.max()) + 1, dtype=torch.float64)
-    top.index_add_(0, ring.flatten(), numerator.real.double().flatten())
-    bottom.index_add_(0, ring.flatten(), denominator.double().flatten())
-    spread: Tensor = (top / bottom.clamp_min(1e-30)).float()[ring]
-    return spread
-
-
-def _variance(halves: Sequence[Planes], radial: Tensor) -> Tensor:
-    """Return `[radius + 1]`, variance of a real component of a class about the radial average."""
-    radius, padding = halves[0].radius, halves[0].padding
-    power = radial_mean(radial.square() / 2, radius=radius, padding=padding)
-    floor = (_LEAST_VARIANCE * _smooth(power, 3)).clamp_min(1e-30)
+def _variance(halves: Sequence[RingSums], radial: Tensor) -> Tensor:
+    """Return `[radius]`, variance of a real component of a class about the radial average."""
+    floor = (_LEAST_VARIANCE * _smooth(radial.square() / 2, 3)).clamp_min(1e-30)
     if len(halves) < 2:
         return floor
-    first, second = (half.numerator - half.denominator * radial for half in halves)
-    weight = (halves[0].denominator * halves[1].denominator).sum(0)
-    cross, weight = (
-        radial_mean(values, radius=radius, padding=padding)
-        for values in ((first * second.conj()).real.sum(0), weight)
-    )
+    column = radial.float()[:, None]
+    first, second = (half.numerator - half.denominator * column for half in halves)
+    weight = (halves[0].denominator * halves[1].denominator).double().sum((0, 2))
+    cross = (first * second.conj()).real.double().sum((0, 2))
     return torch.maximum(_smooth(cross / weight.clamp_min(1e-30) / 2, 1), floor)
 
 
 def _smooth(values: Tensor, reach: int) -> Tensor:
-    """Average over neighbouring shells."""
+    """Average over neighbouring rings."""
     padded = torch.nn.functional.pad(values[None, None], (reach, reach), mode="replicate")
     return torch.nn.functional.avg_pool1d(padded, 2 * reach + 1, 1)[0, 0]
 
 
-def plain_averages(planes: Planes, box: int) -> Tensor:
+def plain_averages(sums: RingSums) -> Tensor:
     """Make averages without any prior, as halves are compared.
 
     Args:
-        planes: of the classes.
-        box: side of the images.
+        sums: of the classes.
 
     Returns:
-        `[c, box, box]`, not masked.
+        `[2, c, radius, n_half]`, real and imaginary parts.
     """
-    pairs = zip(planes.numerator, planes.denominator, strict=True)
-    return torch.stack(
-        [
-            reconstruct(
-                numerator,
-                denominator,
-                radius=planes.radius,
-                box=box,
-                padding=planes.padding,
-                planar=True,
-            )
-            for numerator, denominator in pairs
-        ]
-    )
+    plain = sums.numerator / sums.denominator.clamp_min(1e-30)
+    return torch.stack([plain.real, plain.imag])

@@ -13,18 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from verglas.algorithms.em.average import Planes, Shrinkage, plain_averages
-from verglas.algorithms.em.expectation import Level, References, Search
-from verglas.algorithms.em.mstep import Sums, radial_mean
+from verglas.algorithms.em.average import RingSums, Shrinkage, plain_averages
+from verglas.algorithms.em.mstep import Sums
 from verglas.algorithms.em.prior import updated_noise, updated_scale
 from verglas.algorithms.em.search import shift_grid
 from verglas.algorithms.em.steerable import RingCovariance, draw_deviations
-from verglas.kernels.disc import half_disc, scatter_disc
-from verglas.kernels.fourier import fourier_shift, irfft2, next_fast_size, rfft2
+from verglas.algorithms.em.turning import Turning
+from verglas.kernels.disc import half_disc
+from verglas.kernels.fourier import fourier_resize2, fourier_shift, irfft2, next_fast_size, rfft2
 from verglas.kernels.fsc import fourier_shell_correlation, resolution_at
 from verglas.kernels.masks import soft_circle
+from verglas.kernels.rings import RingGrid, RingWaves, ring_grid, rings_of_orders, rings_to_images
 from verglas.kernels.slices import extract_slices, image_to_half_plane
-from verglas.kernels.so3 import euler_to_matrix
 
 __all__ = [
     "N_CENTRING",
@@ -35,9 +35,9 @@ __all__ = [
     "first_planar_state",
     "follow_moves",
     "log_pose_count",
+    "planar_grid",
     "planar_mask",
-    "planar_plan",
-    "planar_references",
+    "planar_turning",
     "planar_update",
     "radial_average_ft",
     "seed_classes",
@@ -73,8 +73,6 @@ class PlanarConfig:
         iterations: number of them, after centring.
         tau: trust in the data: multiplies the learnt variance about the radial average.
         shift_range_angst: largest shift searched when centring.
-        finest_step_deg: least step between in-plane rotations.
-        padding: oversampling of Fourier planes.
         seed: of everything random.
     """
 
@@ -88,8 +86,6 @@ class PlanarConfig:
     iterations: int = 20
     tau: float = 2.0
     shift_range_angst: float = 15.0
-    finest_step_deg: float = 4.0
-    padding: int = 2
     seed: int = 0
 
     @property
@@ -108,6 +104,12 @@ class PlanarConfig:
         start, end = 1 / self.start_resolution_angst, 1 / self.max_resolution_angst
         frequency = start + min(1.0, max(0.0, part)) * (end - start)
         return max(4, min((self.box - 1) // 2, round(self.extent_angst * frequency)))
+
+    @property
+    def reach_angst(self) -> float:
+        """Radius of the averages, soft edge and all."""
+        inner = min(0.5 * self.diameter_angst - 2.0, 0.45 * self.extent_angst)
+        return min(inner + _EDGE_ANGST, 0.5 * self.extent_angst)
 
     @property
     def n_orders(self) -> int:
@@ -186,84 +188,65 @@ def _side(radius: int) -> int:
 def planar_mask(config: PlanarConfig, n: int) -> Tensor:
     """Return the disc of the particle on `n` pixels; neighbours begin outside it."""
     pixel = config.extent_angst / n
-    radius = min(0.5 * config.diameter_angst - 2.0, 0.45 * config.extent_angst) / pixel
-    return soft_circle(n, radius, max(_EDGE_ANGST / pixel, 2.0))
+    return soft_circle(n, (config.reach_angst - _EDGE_ANGST) / pixel, _EDGE_ANGST / pixel)
 
 
-def planar_plan(config: PlanarConfig, state: PlanarState) -> Search:
-    """Choose the grids of the next iteration; shifts are relative to each particle's centre.
+def planar_grid(config: PlanarConfig, radius: int, shift_angst: float) -> RingGrid:
+    """Choose rings for averages, and for particles that are moved about."""
+    averages = 2 * config.reach_angst / config.extent_angst
+    particles = min(1.0, averages + 2 * (shift_angst + _EDGE_ANGST) / config.extent_angst)
+    return ring_grid(radius, sampled_part=particles, compared_part=averages)
+
+
+def planar_turning(config: PlanarConfig, state: PlanarState, *, half: int = 0) -> Turning:
+    """Say what particles are compared with next; shifts are relative to each one's centre.
 
     Args:
         config: of the run.
         state: where it stands.
+        half: half set of the particles, 0 or 1.
     """
     radius = config.radius_at(state.iteration)
-    resolution = config.extent_angst / radius
-    step = resolution / 4
+    step = config.extent_angst / radius / 4
     classified = state.iteration - N_CENTRING - 1
     if classified < 0:
-        rotations, step_deg = torch.eye(3, dtype=torch.float64)[None], 360.0
+        start = 0.0
         reach = (0.0, config.shift_range_angst, 3 * step)[min(state.iteration, 2)]
     else:
-        wanted = math.degrees(resolution / config.diameter_angst)
         generator = torch.Generator().manual_seed(config.seed * 1000 + state.iteration)
-        start = float(torch.rand(1, generator=generator)) - 0.5
-        rotations, step_deg = _in_plane_grid(max(config.finest_step_deg, wanted), start)
+        start = 360 * float(torch.rand(1, generator=generator))
         is_wide = classified < _WIDE_ITERATIONS or classified >= config.iterations
         reach = step * (2 if is_wide else 1)
-    return Search(
-        rotations_ref_to_img=rotations,
-        levels=(Level(step_deg=step_deg, radius=radius, shifts_angst=shift_grid(reach, step)),),
+    grid = planar_grid(config, radius, reach)
+    return Turning(
+        averages=state.averages[min(half, len(state.averages) - 1)],
+        log_prior=state.log_prior,
+        grid=replace(grid, n_orders=1) if classified < 0 else grid,
+        shifts_angst=shift_grid(reach, step),
         shift_prior_angst=state.shift_prior_angst,
+        first_psi_deg=start,
+        reach_angst=config.reach_angst,
         noise_radius_angst=0.5 * config.diameter_angst,
     )
 
 
-def _in_plane_grid(step_deg: float, start: float) -> tuple[Tensor, float]:
-    n = math.ceil(360 / step_deg)
-    psi = (torch.arange(n, dtype=torch.float64) + start) * (360 / n)
-    zero = torch.zeros_like(psi)
-    return euler_to_matrix(torch.stack([zero, zero, psi], -1)), 360 / n
-
-
-def log_pose_count(config: PlanarConfig, search: Search) -> float:
+def log_pose_count(config: PlanarConfig, turning: Turning) -> float:
     """Return the log of the number of grid poses that a particle might have had.
 
     Evidence minus this is the log-likelihood ratio of "one of the averages, anywhere within
     the prior" against an empty box: on average negative for noise.
     """
-    step = config.extent_angst / search.levels[0].radius / 4
+    step = config.extent_angst / turning.grid.radius / 4
     cell = step**2 * math.sqrt(3) / 2
-    n_shifts = max(1.0, 2 * math.pi * search.shift_prior_angst**2 / cell)
-    return math.log(len(search.rotations_ref_to_img) * n_shifts)
-
-
-def planar_references(
-    config: PlanarConfig, state: PlanarState, radius: int, *, half: int = 0
-) -> References:
-    """Prepare the averages for slicing.
-
-    Args:
-        config: of the run.
-        state: where it stands.
-        radius: of the search.
-        half: half set of the particles, 0 or 1.
-    """
-    averages = state.averages[min(half, len(state.averages) - 1)]
-    return References(
-        half_volumes=image_to_half_plane(averages, radius=radius, padding=config.padding),
-        log_prior=state.log_prior,
-        padding=config.padding,
-        planar=True,
-    )
+    n_shifts = max(1.0, 2 * math.pi * turning.shift_prior_angst**2 / cell)
+    return math.log(turning.n_psi * n_shifts)
 
 
 def radial_average_ft(config: PlanarConfig, state: PlanarState, radius: int) -> Tensor:
     """Return `[k]`, the transform of the one average of the centring iterations."""
-    planes = planar_references(config, state, radius).half_volumes
+    planes = image_to_half_plane(state.averages[0], radius=radius, padding=2)
     identity = torch.eye(3, dtype=torch.float64)[None]
-    frequencies = half_disc(config.box, radius).frequencies_px
-    return extract_slices(planes[0], identity, frequencies, padding=config.padding)[0]
+    return extract_slices(planes[0], identity, half_disc(config.box, radius).frequencies_px)[0]
 
 
 def seed_classes(
@@ -276,14 +259,12 @@ def seed_classes(
         state: after centring.
         covariance: of all particles.
     """
-    radius = config.radius_at(state.iteration)
     n = state.averages.shape[-1]
-    # coefficients are those of the images' box; an average on n pixels holds the same ones
-    disc = half_disc(n, radius)
+    grid = planar_grid(config, config.radius_at(state.iteration), 0.0)
     drawn = draw_deviations(
-        covariance, state.mean_weight, disc, n=config.n_classes, seed=config.seed
+        covariance, state.mean_weight, grid, n=config.n_classes, seed=config.seed
     )
-    images = irfft2(scatter_disc(drawn, disc), shape=(n, n)) * planar_mask(config, n)
+    images = _images(rings_of_orders(drawn, grid), grid, n) * planar_mask(config, n)
     return replace(
         state,
         averages=(state.averages[0] + images)[None],
@@ -307,30 +288,36 @@ def planar_update(
         The next state. After the last iteration each half set gets the averages of the
         other, which its particles have no part in.
     """
-    halves = [Planes.of(half, config.padding) for half in sums.values()]
-    both = Planes.join(halves)
-    n = _side(max(both.radius, config.radius_at(state.iteration + 1)))
+    halves = [RingSums.of(half) for half in sums.values()]
+    both = RingSums.join(halves)
+    radius = both.numerator.shape[1]
+    grid = RingGrid(radius, both.numerator.shape[2], 1)
+    n = _side(max(radius, config.radius_at(state.iteration + 1)))
     mask = planar_mask(config, n)
     total = _total(sums)
     n_views = max(float(total.shift_square_angst2[1]), 1.0)
-    weight = radial_mean(both.denominator.sum(0), radius=both.radius, padding=config.padding)
+    weight = both.denominator.mean(2).sum(0) / n_views
     share = (total.class_weight / total.class_weight.sum().clamp_min(1e-9)).float()
     shrinkage = Shrinkage.learn(halves, tau=config.tau)
-    images = shrinkage.images(both, n) * mask
+    images = _images(shrinkage.averages(both), grid, n) * mask
     moves = torch.zeros(len(images), 2, dtype=torch.float64)
     classified = state.iteration - N_CENTRING
     if 1 <= classified <= config.iterations - _SETTLING:
         if float(share.min()) * len(share) < _EMPTY_SHARE and len(halves) == 2:
             empty, largest = int(share.argmin()), int(share.argmax())
-            parts = [shrinkage.images(half.take([largest]), n)[0] * mask for half in halves]
+            parts = [
+                _images(shrinkage.averages(half.take([largest])), grid, n)[0] * mask
+                for half in halves
+            ]
             images[largest], images[empty] = parts
         if classified % _RECENTRE_EVERY == 0:
             images, moves = _recentre(config, images)
     averages = images[None]
     if classified == config.iterations and len(halves) == 2:
-        averages = torch.stack([shrinkage.images(other, n) * mask for other in reversed(halves)])
+        swapped = [_images(shrinkage.averages(other), grid, n) for other in reversed(halves)]
+        averages = torch.stack(swapped) * mask
     measured = math.sqrt(float(total.shift_square_angst2[0]) / n_views)
-    coarse = config.extent_angst / both.radius / 8
+    coarse = config.extent_angst / radius / 8
     return replace(
         state,
         averages=averages,
@@ -338,12 +325,17 @@ def planar_update(
         noise_power=updated_noise(total.residual_power, total.residual_count, state.noise_power),
         scale=updated_scale(state.scale, total.scale_cross, total.scale_power),
         log_prior=_held_back(state.log_prior, share),
-        mean_weight=(weight * config.padding**2 / n_views).float(),
+        mean_weight=torch.cat([weight[:1], weight]),
         shift_prior_angst=max(math.hypot(measured, coarse), _MIN_SHIFT_PRIOR_ANGST),
         evidence_loglik=float(total.evidence_loglik) / n_views
-        - log_pose_count(config, planar_plan(config, state)),
+        - log_pose_count(config, planar_turning(config, state)),
         iteration=state.iteration + 1,
     )
+
+
+def _images(rings: Tensor, grid: RingGrid, n: int) -> Tensor:
+    """Transform `[2, c, radius, n_half]` to `[c, n, n]`."""
+    return rings_to_images(rings, RingWaves.make(grid, n, radius_px=n / 2))
 
 
 def _total(sums: Mapping[int, Sums]) -> Sums:
@@ -416,15 +408,18 @@ def final_averages(config: PlanarConfig, sums: Mapping[int, Sums]) -> FinalAvera
         config: of the run.
         sums: of the two half sets.
     """
-    halves = [Planes.of(half, config.padding) for half in sums.values()]
-    both = Planes.join(halves)
-    images = Shrinkage.learn(halves, tau=config.tau).images(both, config.box)
+    halves = [RingSums.of(half) for half in sums.values()]
+    both = RingSums.join(halves)
+    radius = both.numerator.shape[1]
+    grid, n = RingGrid(radius, both.numerator.shape[2], 1), _side(radius)
+    small = _images(Shrinkage.learn(halves, tau=config.tau).averages(both), grid, n)
+    # coefficients stay as they are when the box has more pixels
+    images = fourier_resize2(small, shape=(config.box, config.box)) * (n / config.box) ** 2
     if len(halves) < 2:
         return FinalAverages(images, torch.full((len(images),), config.extent_angst))
-    n = _side(both.radius)
     mask = planar_mask(config, n)
-    pair = [rfft2(plain_averages(half, n) * mask) for half in halves]
-    curves = fourier_shell_correlation(pair[0], pair[1], n_shells=both.radius + 1)
+    pair = [rfft2(_images(plain_averages(half), grid, n) * mask) for half in halves]
+    curves = fourier_shell_correlation(pair[0], pair[1], n_shells=radius + 1)
     pixel = config.extent_angst / n
     resolution = resolution_at(curves, _SAME, box=n, pixel_size_angst=pixel)
     return FinalAverages(images, resolution.clamp_max(config.extent_angst))

@@ -5,15 +5,14 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from verglas.protocols._particles import views_of_rows
-from verglas.protocols._poses import pose_rows
 from verglas.sdk import ArrayRef, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from verglas.algorithms.em.expectation import Poses
     from verglas.algorithms.em.mstep import Sums
     from verglas.algorithms.em.planar import PlanarConfig, PlanarState
+    from verglas.algorithms.em.turning import Turned
     from verglas.algorithms.views import Views
 
 __all__ = ["HALF", "SHIFT", "centre", "expect_classes", "vary"]
@@ -44,34 +43,42 @@ def _views(
 
 def _expect(
     rows: pl.DataFrame, task: Task, config: "PlanarConfig", state: "PlanarState"
-) -> "tuple[pl.DataFrame, Poses, Sums]":
-    from verglas.algorithms.em.expectation import expect
-    from verglas.algorithms.em.planar import planar_plan, planar_references
+) -> "tuple[pl.DataFrame, Turned, Sums]":
+    from verglas.algorithms.em.planar import planar_turning
+    from verglas.algorithms.em.turning import expect_turned
 
     half = int(rows[HALF][0])
     rows, views, shifts = _views(rows, task, config, state)
-    poses, sums = expect(
+    poses, sums = expect_turned(
         views,
-        planar_references(config, state, views.disc.radius, half=half),
-        planar_plan(config, state),
+        planar_turning(config, state, half=half),
         n_groups=len(state.noise_power),
         shifts_angst=shifts,
     )
     return rows, poses, sums
 
 
+def _shift_rows(rows: pl.DataFrame, poses: "Turned") -> pl.DataFrame:
+    return rows.select("item_id").with_columns(
+        shift_x_angst=pl.Series(poses.shift_angst[:, 0].numpy()),
+        shift_y_angst=pl.Series(poses.shift_angst[:, 1].numpy()),
+    )
+
+
 def expect_classes(
     rows: pl.DataFrame, task: Task, *, config: "PlanarConfig", state: ArrayRef
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
     """Compare particles of one half set with the averages and add up what they say."""
-    from verglas.algorithms.em.planar import PlanarState, log_pose_count, planar_plan
+    from verglas.algorithms.em.planar import PlanarState, log_pose_count, planar_turning
 
     current = PlanarState.from_arrays(task.load(state))
     rows, poses, sums = _expect(rows, task, config, current)
-    found = pose_rows(rows, poses).drop("angle_rot_deg", "angle_tilt_deg")
-    found = found.with_columns(
-        pl.col("score") - log_pose_count(config, planar_plan(config, current)),
+    count = log_pose_count(config, planar_turning(config, current))
+    found = _shift_rows(rows, poses).with_columns(
+        angle_psi_deg=pl.Series((poses.psi_deg + 180).remainder(360).sub(180).numpy()),
+        class_index=pl.Series(poses.reference.numpy(), dtype=pl.Int64),
         class_prob=pl.Series(poses.reference_weight.double().numpy()).clip(0.0, 1.0),
+        score=pl.Series(poses.loglik.numpy() - count),
     )
     return found, sums.to_arrays()
 
@@ -80,17 +87,25 @@ def vary(
     rows: pl.DataFrame, task: Task, *, config: "PlanarConfig", state: ArrayRef
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
     """Add up how particles differ from their radial average."""
-    from verglas.algorithms.em.planar import PlanarState, planar_mask, radial_average_ft
+    from dataclasses import replace
+
+    from verglas.algorithms.em.planar import (
+        PlanarState,
+        planar_grid,
+        planar_mask,
+        radial_average_ft,
+    )
     from verglas.algorithms.em.steerable import ring_covariance
 
     current = PlanarState.from_arrays(task.load(state))
     rows, views, shifts = _views(rows, task, config, current)
+    grid = replace(planar_grid(config, views.disc.radius, 0.0), n_orders=config.n_orders)
     covariance = ring_covariance(
         views.shifted(shifts),
         radial_average_ft(config, current, views.disc.radius),
         current.mean_weight,
         planar_mask(config, current.averages.shape[-1]),
-        n_orders=config.n_orders,
+        grid,
     )
     return rows.select("item_id"), covariance.to_arrays()
 
@@ -102,4 +117,4 @@ def centre(
     from verglas.algorithms.em.planar import PlanarState
 
     rows, poses, _ = _expect(rows, task, config, PlanarState.from_arrays(task.load(state)))
-    return pose_rows(rows, poses).select("item_id", "shift_x_angst", "shift_y_angst")
+    return _shift_rows(rows, poses)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["expected", "iterate", "with_halves", "with_shifts"]
 
 _CHUNK = 1000
+_SMALLEST_CHUNK = 500  # what is the same for all particles is worked out once in each
 _SAMPLE_PER_CLASS = 200
 _SMALLEST_SAMPLE = 1500
 _ITERATIONS_ON_ALL = 2
@@ -30,8 +31,8 @@ def _put(ctx: Context, state: "PlanarState") -> ArrayRef:
 
 
 def _chunk(n: int) -> int:
-    """Return the size of chunks: two for each half set at least."""
-    return max(50, min(_CHUNK, -(-n // 4)))
+    """Return the size of chunks: two for each half set, but for few particles."""
+    return max(_SMALLEST_CHUNK, min(_CHUNK, -(-n // 4)))
 
 
 def with_halves(rows: pl.DataFrame, seed: int) -> pl.DataFrame:

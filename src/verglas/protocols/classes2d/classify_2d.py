@@ -61,9 +61,6 @@ class Classify2dParams(Params):
         2.0, gt=0, advanced=True, help="Trust in the data against the prior of round averages."
     )
     shift_range_angst: float = param(15.0, gt=0, help="Largest shift that is searched.")
-    step_deg: float = param(
-        4.0, gt=0.5, le=30, advanced=True, help="Finest step between in-plane rotations."
-    )
 
 
 class Inputs(Ports):
@@ -99,7 +96,6 @@ def _make_config(
         iterations=params.iterations,
         tau=params.tau,
         shift_range_angst=params.shift_range_angst,
-        finest_step_deg=params.step_deg,
         seed=seed,
     )
 
