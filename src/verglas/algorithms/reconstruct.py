@@ -7,7 +7,8 @@ images a second, loading torch would take longer than most reconstructions
 
 References:
     Penczek 2010, doi:10.1016/S0076-6879(10)82001-4 (direct Fourier inversion);
-    Scheres 2012, doi:10.1016/j.jsb.2012.09.006 (the Wiener filter from half maps).
+    Scheres 2012, doi:10.1016/j.jsb.2012.09.006 (the Wiener filter from half maps);
+    Wolf et al. 2006, doi:10.1016/j.ultramic.2005.11.001 (insertion on the Ewald sphere).
 """
 
 import math
@@ -36,6 +37,7 @@ __all__ = [
 ]
 
 CtfUse = Literal["full", "flipped", "none"]
+Sphere = Literal["flat", "positive", "negative"]
 Real = NDArray[np.float32]
 Double = NDArray[np.float64]
 
@@ -56,7 +58,10 @@ class ReconstructConfig:
         max_resolution_angst: nothing beyond is used; 0 for Nyquist.
         padding: oversampling of the half volume, about.
         ctf: "full", "flipped" for images whose phases were flipped, "none" to ignore it.
-        diameter_angst: of the soft sphere inside which half maps are compared.
+        diameter_angst: of the particle: of the soft sphere inside which half maps are compared.
+        ewald: "flat" takes images for projections. "positive" and "negative" add them on the
+            Ewald sphere: what lies at larger z of the image's frame is less underfocused by
+            as much with "positive", more with "negative".
     """
 
     box: int
@@ -66,6 +71,7 @@ class ReconstructConfig:
     padding: float = 1.5
     ctf: CtfUse = "full"
     diameter_angst: float = 0.0
+    ewald: Sphere = "flat"
 
     @property
     def extent_angst(self) -> float:
@@ -183,7 +189,7 @@ def add_images(sums: Real, pictures: Real, images: Images, config: ReconstructCo
 
     pictures_ft = rfft2(pictures)
     none = np.zeros((0, 0, 0), np.float32)
-    _numba_images.insert_images(
+    common = (
         pictures_ft.view(np.float32).reshape(*pictures_ft.shape, 2),
         _geometry(images, config),
         _phases(images, config),
@@ -191,17 +197,25 @@ def add_images(sums: Real, pictures: Real, images: Images, config: ReconstructCo
         none,
         np.zeros(len(pictures), np.int64),
         np.ones(config.radius + 1, np.float32),
-        _MODES[config.ctf],
-        config.side,
-        sums.reshape(-1),
+    )
+    if config.ewald == "flat":
+        _numba_images.insert_images(*common, _MODES[config.ctf], config.side, sums.reshape(-1))
+        return
+    if config.ctf != "full":
+        raise ValueError(f"the Ewald sphere needs images with their CTF: got ctf {config.ctf!r}")
+    sign = 1.0 if config.ewald == "positive" else -1.0
+    bend = sign * _wavelengths_angst(images) / (2 * config.extent_angst)
+    thickness = _diameter_angst(config) / config.extent_angst
+    _numba_images.insert_curved_images(
+        *common, bend.astype(np.float32), thickness, config.side, sums.reshape(-1)
     )
 
 
 def _geometry(images: Images, config: ReconstructConfig) -> Real:
-    """Return `[b, 8]`: shift in cycles a Fourier pixel, and the padded axes of the slice."""
+    """Return `[b, 11]`: shift in cycles a Fourier pixel, and the padded axes of the slice."""
     # the centre pixel becomes the origin: as if the image moved there
     moved_px = images.shift_angst / config.pixel_size_angst - config.box // 2
-    axes = images.rotation_ref_to_img[:, :2].reshape(-1, 6) * config.oversampling
+    axes = images.rotation_ref_to_img.reshape(-1, 9) * config.oversampling
     # the fraction of a whole turn a pixel is all that counts
     cycles = -moved_px / config.box
     return np.concatenate([cycles - np.rint(cycles), axes], axis=1).astype(np.float32)
@@ -210,8 +224,7 @@ def _geometry(images: Images, config: ReconstructConfig) -> Real:
 def _phases(images: Images, config: ReconstructConfig) -> Real:
     """Return `[b, 8]`, the CTF's argument in turns as a polynomial of Fourier pixels."""
     pixel = 1 / config.extent_angst**2
-    kinds, which = np.unique(images.voltage_kv, return_inverse=True)
-    wavelength = np.array([electron_wavelength_angst(float(v)) for v in kinds])[which]
+    wavelength = _wavelengths_angst(images)
     mean = wavelength * (images.defocus_u_angst + images.defocus_v_angst) / 4 * pixel
     half = wavelength * (images.defocus_u_angst - images.defocus_v_angst) / 4 * pixel
     angle = 2 * np.radians(images.defocus_angle_deg)
@@ -223,6 +236,11 @@ def _phases(images: Images, config: ReconstructConfig) -> Real:
     out[:, 4] = -images.spherical_aberration_mm * 1e7 * wavelength**3 / 4 * pixel**2
     out[:, 5] = out[:, 7] = 1
     return out.astype(np.float32)
+
+
+def _wavelengths_angst(images: Images) -> Double:
+    kinds, which = np.unique(images.voltage_kv, return_inverse=True)
+    return np.array([electron_wavelength_angst(float(voltage)) for voltage in kinds])[which]
 
 
 def stored_sums(sums: Real) -> Real:
@@ -305,14 +323,19 @@ def _half_map_fsc(halves: Real, config: ReconstructConfig) -> Double:
 
 def _soft_sphere(config: ReconstructConfig) -> Real:
     """Return `[n, n, n]`, 1 within the particle and 0 beyond an edge of a cosine."""
-    diameter = config.diameter_angst or config.extent_angst * 2 / 3
-    inner = min(0.55 * diameter, 0.45 * config.extent_angst) / config.pixel_size_angst
+    inner = (
+        min(0.55 * _diameter_angst(config), 0.45 * config.extent_angst) / config.pixel_size_angst
+    )
     edge = max(4.0, 10.0 / config.pixel_size_angst)
     axis = (np.arange(config.box) - config.box // 2).astype(np.float32) ** 2
     distance = np.sqrt(axis[:, None, None] + axis[:, None] + axis)
     ramp = np.clip((distance - inner) / edge, 0, 1)
     out: Real = (0.5 + 0.5 * np.cos(np.pi * ramp)).astype(np.float32)
     return out
+
+
+def _diameter_angst(config: ReconstructConfig) -> float:
+    return config.diameter_angst or config.extent_angst * 2 / 3
 
 
 def _signal_to_noise(fsc: Double) -> Double:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from verglas.kernels._numba_vector import add_pair, prefetch
 
-__all__ = ["insert_images"]
+__all__ = ["insert_curved_images", "insert_images"]
 
 Real = NDArray[np.float32]
 Whole = NDArray[np.int64]
@@ -182,3 +182,79 @@ def insert_images(
                     im[i],
                     we[i],
                 )
+
+
+@njit(inline="always", fastmath=True, cache=True)
+def _ball(x: float) -> float:
+    """Return the transform of a ball, 1 at 0, at x = 2 pi radius frequency."""
+    if x < 0.1:
+        return 1 - x * x / 10
+    value: float = 3 * (np.sin(x) - x * np.cos(x)) / (x * x * x)
+    return value
+
+
+@njit(fastmath=True, cache=True, nogil=True, error_model="numpy")
+def insert_curved_images(
+    images_ft: Real,
+    geometry: Real,
+    phases: Real,
+    odd: Real,
+    even: Real,
+    group: Whole,
+    shell_weight: Real,
+    bend: Real,
+    thickness: float,
+    side: int,
+    sums: Real,
+) -> None:
+    """Add images to the sums of a half volume, on both sheets of the Ewald sphere.
+
+    `X = -i/2 e^(i g) V(k, s) + i/2 e^(-i g) V(k, -s)`, g the CTF's argument and s the height of
+    the sphere; each sheet takes X times the conjugate of its factor. Where the sheets are closer
+    than the particle is thick they say nearly the same, and the weights tend to those of a plane.
+
+    Args:
+        images_ft, phases, odd, even, group, shell_weight, side, sums: as of `insert_images`.
+        geometry: `[b, 11]`: as of `insert_images`, then the padded axis of kz.
+        bend: `[b]`, signed height of the sphere in Fourier pixels over q.
+        thickness: diameter of the particle over the side of the box.
+    """
+    n = images_ft.shape[1]
+    radius = shell_weight.shape[0] - 1
+    edge = (radius + 0.5) * (radius + 0.5)
+    reach = min(radius, (n - 1) // 2)
+    has_aberrations = odd.shape[0] > 0
+    limit = np.float32(side // 2 - 1e-3)
+    for b in range(images_ft.shape[0]):
+        g = geometry[b]
+        p = phases[b]
+        for j in range(-reach, reach + 1):
+            y = np.float32(j)
+            row = j % n
+            last = min(reach, int(np.sqrt(edge - j * j)))
+            for i in range(0 if j >= 0 else 1, last + 1):
+                x = np.float32(i)
+                q = p[5] * x * x + p[6] * x * y + p[7] * y * y
+                t = p[0] + p[1] * x * x + p[2] * x * y + p[3] * y * y + p[4] * q * q
+                move = g[0] * x + g[1] * y
+                if has_aberrations:
+                    t += even[group[b], row, i]
+                    move -= odd[group[b], row, i]
+                part = shell_weight[min(radius, int(np.sqrt(x * x + y * y) + np.float32(0.5)))]
+                if i == 0 and j == 0:
+                    part *= np.float32(0.5)
+                height = bend[b] * q
+                alike = np.float32(_ball(2 * np.pi * abs(height) * thickness))
+                cosine = _sine(np.float32(2.0) * t + np.float32(0.25))
+                weight = part * np.float32(0.25) * (np.float32(1.0) - alike * cosine)
+                a, d = images_ft[b, row, i, 0], images_ft[b, row, i, 1]
+                for sheet in range(2):
+                    sign = np.float32(1.0 - 2.0 * sheet)
+                    turn = move - sign * t + sign * np.float32(0.25)
+                    c = np.float32(0.5) * part * _sine(turn + np.float32(0.25))
+                    s = np.float32(0.5) * part * _sine(turn)
+                    px = g[2] * x + g[5] * y + sign * height * g[8]
+                    py = g[3] * x + g[6] * y + sign * height * g[9]
+                    pz = g[4] * x + g[7] * y + sign * height * g[10]
+                    if px * px + py * py + pz * pz < limit * limit:
+                        _scatter(sums, side, px, py, pz, a * c - d * s, a * s + d * c, weight)

@@ -13,6 +13,7 @@ half maps then agree too well.
 from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
+from pydantic import model_validator
 
 from verglas.core.errors import ParamsError, PortError
 from verglas.model import CURVES, PARTICLES, VOLUMES, DataSet
@@ -56,14 +57,31 @@ class ReconstructParams(Params):
     regularise: Literal["none", "fsc"] = param(
         "none", help="Shrink the full map by the half maps' correlation (Wiener filter)."
     )
+    ewald: Literal["flat", "positive", "negative"] = param(
+        "flat",
+        help="Take the curvature of the Ewald sphere into account, for large particles at high "
+        "resolution. With `positive`, parts at larger z of the image's frame are less "
+        "underfocused; which sign is right depends on the map's hand: the better half-map "
+        "resolution tells.",
+    )
     diameter_angst: float | None = param(
         None,
         gt=0,
         help="Of the soft sphere in which half maps are compared; by itself that of the particles.",
     )
     padding: float = param(
-        1.5, ge=1, le=4, advanced=True, help="Oversampling of the map's transform."
+        1.5,
+        ge=1,
+        le=4,
+        advanced=True,
+        help="Oversampling of the map's transform; 2 for the last percent at high signal.",
     )
+
+    @model_validator(mode="after")
+    def _sphere_needs_the_ctf(self) -> "ReconstructParams":
+        if self.ewald != "flat" and self.ctf != "full":
+            raise ValueError(f"ewald = {self.ewald!r} needs ctf = 'full': got {self.ctf!r}")
+        return self
 
 
 class Inputs(Ports):
@@ -176,6 +194,7 @@ def _config(
         max_resolution_angst=params.max_resolution_angst,
         padding=params.padding,
         ctf=params.ctf,
+        ewald=params.ewald,
         diameter_angst=diameter_of(params.diameter_angst, particles, extent),
     )
 
