@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from verglas.kernels.slices import insert_slices
+from verglas.kernels.slices import check_reach, insert_slices
 
 __all__ = ["PoseNormals", "insert_at_poses", "pose_normals", "pose_scores"]
 
@@ -61,6 +61,7 @@ def pose_scores(
     Returns:
         `[b, s]`, float64.
     """
+    check_reach(half_volume, frequencies_px, padding)
     if half_volume.device.type == "cpu":
         from verglas.kernels import _numba_pose_likelihood
 
@@ -77,15 +78,16 @@ def pose_scores(
             out.numpy(),
         )
         return out
-    columns = [
-        _slices_and_slopes(half_volume, rotations_ref_to_img[:, j], frequencies_px, padding)[0]
-        for j in range(shifts_px.shape[1])
-    ]
-    scores = [
-        _score(value, _shifted(signal, shifts_px[:, j], frequencies_px, box), weight)
-        for j, value in enumerate(columns)
-    ]
-    return torch.stack(scores, 1)
+    return _plain_scores(
+        half_volume,
+        signal,
+        weight,
+        rotations_ref_to_img,
+        shifts_px,
+        frequencies_px,
+        box=box,
+        padding=padding,
+    )
 
 
 def pose_normals(
@@ -116,10 +118,11 @@ def pose_normals(
     Returns:
         Score, gradient and normal matrix, float64.
     """
-    b = len(signal)
+    check_reach(half_volume, frequencies_px, padding)
     if half_volume.device.type == "cpu":
         from verglas.kernels import _numba_pose_likelihood
 
+        b = len(signal)
         score = torch.empty(b, dtype=torch.float64)
         gradient = torch.empty(b, 5, dtype=torch.float64)
         normal = torch.empty(b, 5, 5, dtype=torch.float64)
@@ -137,24 +140,16 @@ def pose_normals(
             normal.numpy(),
         )
         return PoseNormals(score, gradient, normal)
-    value, slope = _slices_and_slopes(half_volume, rotations_ref_to_img, frequencies_px, padding)
-    shifted = _shifted(signal, shifts_px, frequencies_px, box)
-    u, v = frequencies_px.to(value.real).unbind(1)
-    cycle = 2j * math.pi / box
-    columns = torch.stack(
-        [
-            -v * slope[2],
-            u * slope[2],
-            v * slope[0] - u * slope[1],
-            cycle * u * value,
-            cycle * v * value,
-        ],
-        1,
+    return _plain_normals(
+        half_volume,
+        signal,
+        weight,
+        rotations_ref_to_img,
+        shifts_px,
+        frequencies_px,
+        box=box,
+        padding=padding,
     )
-    residual = shifted - weight * value
-    gradient = (columns.conj() * residual[:, None]).real.sum(-1)
-    real = torch.view_as_real(columns * weight.sqrt()[:, None]).flatten(2)
-    return PoseNormals(_score(value, shifted, weight), gradient.double(), (real @ real.mT).double())
 
 
 def insert_at_poses(
@@ -183,6 +178,7 @@ def insert_at_poses(
         padding: oversampling factor.
         into: numerator (complex64) and denominator, `[m, m, m // 2 + 1]`.
     """
+    check_reach(into[0], frequencies_px, padding)
     if signal.device.type == "cpu":
         from verglas.kernels import _numba_pose_likelihood
 
@@ -199,6 +195,87 @@ def insert_at_poses(
             into[1].numpy(),
         )
         return
+    _plain_insert(
+        signal,
+        weight,
+        rotations_ref_to_img,
+        shifts_px,
+        probability,
+        frequencies_px,
+        box=box,
+        radius=radius,
+        padding=padding,
+        into=into,
+    )
+
+
+def _plain_scores(
+    half_volume: Tensor,
+    signal: Tensor,
+    weight: Tensor,
+    rotations_ref_to_img: Tensor,
+    shifts_px: Tensor,
+    frequencies_px: Tensor,
+    *,
+    box: int,
+    padding: int,
+) -> Tensor:
+    """Score without numba, on any device."""
+    out = torch.empty(shifts_px.shape[:2], dtype=torch.float64, device=signal.device)
+    for j in range(shifts_px.shape[1]):
+        rotations = rotations_ref_to_img[:, j]
+        value, _ = _slices_and_slopes(half_volume, rotations, frequencies_px, padding)
+        shifted = _shifted(signal, shifts_px[:, j], frequencies_px, box)
+        out[:, j] = _score(value, shifted, weight)
+    return out
+
+
+def _plain_normals(
+    half_volume: Tensor,
+    signal: Tensor,
+    weight: Tensor,
+    rotations_ref_to_img: Tensor,
+    shifts_px: Tensor,
+    frequencies_px: Tensor,
+    *,
+    box: int,
+    padding: int,
+) -> PoseNormals:
+    """Score and differentiate without numba, on any device."""
+    value, slope = _slices_and_slopes(half_volume, rotations_ref_to_img, frequencies_px, padding)
+    shifted = _shifted(signal, shifts_px, frequencies_px, box)
+    u, v = frequencies_px.to(value.real).unbind(1)
+    cycle = 2j * math.pi / box
+    columns = torch.stack(
+        [
+            -v * slope[2],
+            u * slope[2],
+            v * slope[0] - u * slope[1],
+            cycle * u * value,
+            cycle * v * value,
+        ],
+        1,
+    )
+    residual = shifted - weight * value
+    gradient = (columns.conj() * residual[:, None]).real.sum(-1)
+    real = torch.view_as_real(columns * weight.sqrt()[:, None]).flatten(2)
+    return PoseNormals(_score(value, shifted, weight), gradient.double(), (real @ real.mT).double())
+
+
+def _plain_insert(
+    signal: Tensor,
+    weight: Tensor,
+    rotations_ref_to_img: Tensor,
+    shifts_px: Tensor,
+    probability: Tensor,
+    frequencies_px: Tensor,
+    *,
+    box: int,
+    radius: int,
+    padding: int,
+    into: tuple[Tensor, Tensor],
+) -> None:
+    """Insert without numba loops of its own, on any device."""
     for j in range(shifts_px.shape[1]):
         part = probability[:, j, None].to(weight)
         insert_slices(

@@ -15,6 +15,7 @@ from torch import Tensor
 from verglas.kernels.fourier import irfft2, irfft3, rfft2, rfft3
 
 __all__ = [
+    "check_reach",
     "complete_hermitian_plane",
     "extract_slices",
     "half_plane_to_image",
@@ -170,7 +171,7 @@ def extract_slices(
     Returns:
         `[r, k]`, complex64.
     """
-    _check_reach(half_volume, frequencies_px, padding)
+    check_reach(half_volume, frequencies_px, padding)
     rotations = rotations_ref_to_img.to(half_volume.device, torch.float32).contiguous()
     if half_volume.device.type == "cpu" and not half_volume.requires_grad:
         from verglas.kernels import _numba_slices
@@ -224,7 +225,7 @@ def insert_slices(
         denominator = torch.zeros(shape, dtype=torch.float32, device=slices.device)
     else:
         numerator, denominator = into
-    _check_reach(numerator, frequencies_px, padding)
+    check_reach(numerator, frequencies_px, padding)
     if slices.device.type == "cpu":
         from verglas.kernels import _numba_slices
 
@@ -284,7 +285,14 @@ def symmetrise_half_volume(half_volume: Tensor, operators: Tensor) -> Tensor:
     return torch.view_as_complex(torch.from_numpy(out)).to(half_volume.device)
 
 
-def _check_reach(half_volume: Tensor, frequencies_px: Tensor, padding: int) -> None:
+def check_reach(half_volume: Tensor, frequencies_px: Tensor, padding: int) -> None:
+    """Refuse frequencies whose cells do not lie wholly inside a half volume.
+
+    Args:
+        half_volume: `[.., m, m // 2 + 1]`.
+        frequencies_px: `[k, 2]`.
+        padding: oversampling factor.
+    """
     reach = half_volume.shape[1] // 2
     longest = math.sqrt(float(frequencies_px.square().sum(-1).max())) * padding
     if longest > reach - 1:
