@@ -39,7 +39,7 @@ def _noise(n, seed=0, sigma=1.0):
 
 
 def _task(root):
-    return Task(key="k", root=root, files=root, rng=np.random.default_rng(0))
+    return Task(key="k", root=root, folder=root, rng=np.random.default_rng(0))
 
 
 def test_micrographs_of_few_particles_share_a_noise_group(tmp_path):

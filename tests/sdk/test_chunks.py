@@ -51,7 +51,7 @@ def table(n, **columns):
 
 
 def make_task(folder, key="0" * 32):
-    return Task(key=key, root=folder, files=folder / "files", rng=chunk_rng(key, 0))
+    return Task(key=key, root=folder, folder=folder / "files", rng=chunk_rng(key, 0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -278,7 +278,7 @@ def test_folder_for_files_is_there_and_goes_when_unused(tmp_path):
 
     execute_chunk(write, table(1), make_task(tmp_path), {}, tmp_path / "r.zip")
     assert (tmp_path / "files" / "a.txt").is_file()
-    other = Task(key="0", root=tmp_path, files=tmp_path / "other", rng=chunk_rng("0", 0))
+    other = Task(key="0", root=tmp_path, folder=tmp_path / "other", rng=chunk_rng("0", 0))
     execute_chunk(double, table(1), other, {}, tmp_path / "s.zip")
     assert not (tmp_path / "other").exists()
 

@@ -6,7 +6,7 @@ from verglas.sdk.task import Skipped, Task
 
 
 def make_task(root):
-    return Task(key="0", root=root, files=root / "files", rng=chunk_rng("0", 0))
+    return Task(key="0", root=root, folder=root / "files", rng=chunk_rng("0", 0))
 
 
 def test_paths_go_to_the_table_and_back(tmp_path):

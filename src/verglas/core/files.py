@@ -29,13 +29,15 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, may_vanish: bool = False) -> Iterator[Path]:
     """Give a temporary path that becomes `path` when the block ends without error.
 
     The suffix is kept, since writers choose the format by it.
 
     Args:
         path: final name; its folder is made; an existing file is replaced.
+        may_vanish: the machine may lose the name, never the content behind it, if it stops in
+            the next seconds; faster for what is then made again.
     """
     temporary = _temporary_name(path, suffix=path.suffix)
     with disk_full_explained(path):
@@ -44,7 +46,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
             yield temporary
             _flush(temporary)
             os.replace(temporary, path)
-            _flush(path.parent)
+            if not may_vanish:
+                _flush(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
 

@@ -362,7 +362,7 @@ def _start_scheduler() -> tuple[Any, Any]:
             # Dask opens a port for pages even without any: let it be a free one, for us alone
             scheduler_kwargs={"dashboard": False, "dashboard_address": f"{_LOOPBACK}:0"},
         )
-        return scheduler, module.Client(scheduler, set_as_default=False)
+        return scheduler, _without_delay(module.Client(scheduler, set_as_default=False))
 
 
 def _connect(address: str, tls: Tls | None) -> Any:
@@ -378,12 +378,19 @@ def _connect(address: str, tls: Tls | None) -> Any:
             require_encryption=True,
         )
     try:
-        return module.Client(address, security=security, set_as_default=False, timeout=30)
+        client = module.Client(address, security=security, set_as_default=False, timeout=30)
     except OSError as error:
         raise EngineError(
             f"scheduler {address!r} does not answer: {error}",
             "check the address, and that its workers run",
         ) from error
+    return _without_delay(client)
+
+
+def _without_delay(client: Any) -> Any:
+    """Have calls sent at once: Dask gathers them for 10 ms, as long as a short chunk takes."""
+    client.scheduler_comm.interval = 0.0
+    return client
 
 
 def _wait(ended: "queue.SimpleQueue[_Item]", timeout_s: float) -> _Item | None:

@@ -191,6 +191,8 @@ class _OpenStep:
         if step is not None:
             out = [(self.name, key) for key, chunk in step.chunks.items() if chunk.status.is_out]
             self.runner._executor.withdraw(self.work.folder, out)
+        for live in (self.work.folder / "live").glob(f"{self.name}-*"):
+            shutil.rmtree(live, ignore_errors=True)
         self.table.unlink(missing_ok=True)
 
     def _take_events(self) -> None:
@@ -231,6 +233,7 @@ class _OpenStep:
             case ev.ChunkLost():
                 self.progress.end(event.key, 0)
                 _collect_log(live, self.work.folder)
+                shutil.rmtree(live, ignore_errors=True)  # the next attempt's start must be seen
                 log.warning("chunk %s of %s was lost: %s", event.key, self.name, event.reason)
 
     def _unit(self, chunk: Chunk, attempt: int) -> Unit:
@@ -268,10 +271,13 @@ class _OpenStep:
 
 
 def _collect_log(live: Path, folder: Path) -> None:
-    """Append a chunk's log to the job's and remove what the chunk left behind."""
-    for name in ("log.txt", "log.jsonl"):
-        path = live / name
-        if path.exists():
-            with full_disk_ignored(), (folder / name).open("a", encoding="utf-8") as target:
-                target.write(path.read_text("utf-8"))
-    shutil.rmtree(live, ignore_errors=True)
+    """Append a chunk's log to the job's and remove the files that the chunk left behind.
+
+    The folder stays until the step ends: removing one beside workers that flush their results
+    takes milliseconds.
+    """
+    for path in live.glob("*"):
+        if path.name in ("log.txt", "log.jsonl"):
+            with full_disk_ignored(), (folder / path.name).open("ab") as target:
+                target.write(path.read_bytes())
+        path.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 _PROGRESS_EVERY_S = 0.5
+_KEPT_TABLE_BYTES = 2**24
 
 
 def run_unit(unit: Unit, *, own_log: bool = True) -> Outcome:
@@ -124,7 +126,7 @@ def _execute(unit: Unit) -> None:
     if has_result(result_path(unit.folder, unit.step, unit.key)):
         return  # another attempt was faster
     _set_threads(unit.threads)
-    rows = pl.scan_parquet(unit.table).slice(unit.offset, unit.n_rows).collect()
+    rows = _rows_of(unit)
     function = import_function(unit.function)
     plan = Plan(rows, [chunk], unit.step, "")
     work = Work(
@@ -133,6 +135,21 @@ def _execute(unit: Unit) -> None:
     progress = LiveProgress(unit.live / "progress.json")
     task = work.task(chunk, device=unit.device, threads=unit.threads, progress=progress)
     execute_chunk(function, rows, task, unit.kwargs, work.result_path(chunk))
+
+
+def _rows_of(unit: Unit) -> pl.DataFrame:
+    """Read the rows of a chunk; a small table is read once for all its chunks."""
+    stat = unit.table.stat()
+    if stat.st_size > _KEPT_TABLE_BYTES:
+        return pl.scan_parquet(unit.table).slice(unit.offset, unit.n_rows).collect()
+    table = _whole_table(unit.table, stat.st_mtime_ns, stat.st_size)
+    return table.slice(unit.offset, unit.n_rows)
+
+
+@lru_cache(maxsize=1)
+def _whole_table(path: Path, time_ns: int, size: int) -> pl.DataFrame:
+    """Keep the last table; time and size tell one version of the file from another."""
+    return pl.read_parquet(path)
 
 
 @contextmanager

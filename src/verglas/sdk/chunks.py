@@ -157,10 +157,9 @@ def execute_chunk(
         kwargs: further arguments.
         path: where the result goes, in one rename.
     """
-    task.files.mkdir(parents=True, exist_ok=True)
     result = _as_result(fn(rows, task, **kwargs), fn, task)
-    if not any(task.files.iterdir()):
-        task.files.rmdir()
+    if task.folder.is_dir() and not any(task.folder.iterdir()):
+        task.folder.rmdir()
     note = {"key": task.key, "skipped": [asdict(item) for item in result.skipped]}
     write_bundle(path, Bundle(result.sums, result.rows, note))
     return result

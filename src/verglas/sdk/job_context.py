@@ -69,7 +69,7 @@ class Work:
         return Task(
             key=chunk.key,
             root=self.root,
-            files=self.folder / "files" / self.plan.step / chunk.key[:16],
+            folder=self.folder / "files" / self.plan.step / chunk.key[:16],
             rng=chunk_rng(chunk.key, self.seed),
             device=device,
             threads=threads,

@@ -43,8 +43,7 @@ class Task:
     Attributes:
         key: chunk key; equal work has equal keys.
         root: the project's folder.
-        files: folder for output files of this chunk; made, empty or with what an earlier
-            attempt left, which may be overwritten.
+        folder: for output files of this chunk; ask for `files`, which makes it.
         rng: seeded from the chunk key and the job's seed.
         device: `cpu` or `cuda:<number>`.
         threads: how many may be used.
@@ -55,13 +54,22 @@ class Task:
 
     key: str
     root: Path
-    files: Path
+    folder: Path
     rng: np.random.Generator
     device: str = "cpu"
     threads: int = 1
     progress: Progress = _silent
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("verglas.task"))
     skipped: list[Skipped] = field(default_factory=list)
+
+    @property
+    def files(self) -> Path:
+        """Folder for output files of this chunk: there, empty or with what an earlier attempt left.
+
+        What lies there may be overwritten.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return self.folder
 
     def path(self, text: str) -> Path:
         """Resolve a path as stored in a table."""
