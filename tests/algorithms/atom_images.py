@@ -93,7 +93,7 @@ def make_scenery(scene):
     ones = np.ones(n)
     images = Images(
         rotations, shifts, mean + half, mean - half, angle, 0 * ones,
-        scene.voltage * ones, 2.7 * ones, 0.1 * ones,
+        scene.voltage * ones, 2.7 * ones, 0.1 * ones, np.zeros(n, np.int64),
     )  # fmt: skip
     pictures = np.stack([_picture(scene, atoms, images, i) for i in range(n)])
     noise = math.sqrt(pictures.var() / scene.snr) if scene.snr else 0.0

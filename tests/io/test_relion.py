@@ -75,7 +75,7 @@ def test_particles_with_optics_groups_become_our_columns(tmp_path):
     group = tables.optics.row(1, named=True)
     assert (group["optics_group"], group["optics_name"], group["voltage_kv"]) == (2, "second", 200)
     assert (group["pixel_size_angst"], group["micrograph_pixel_size_angst"]) == (2.2, 1.1)
-    assert (group["box_px"], group["x_rlnBeamTiltX"]) == (96, -0.5)
+    assert (group["box_px"], group["beam_tilt_x_mrad"]) == (96, -0.5)
 
 
 def test_particles_come_back_as_they_were(tmp_path):
@@ -382,3 +382,27 @@ def test_files_that_hold_no_items_are_refused(shared_data):
     ):
         with pytest.raises(FormatError, match="holds no micrographs, coordinates or particles"):
             read_relion(folder / name)
+
+
+def test_aberrations_survive_writing_and_reading(tmp_path):
+    optics = pl.DataFrame(
+        {
+            "optics_group": [1, 2],
+            "pixel_size_angst": [1.0, 1.0],
+            "beam_tilt_x_mrad": [0.1, None],
+            "odd_zernike": [[0.5, -2.0, 1e-7], None],
+            "even_zernike": [[], [1.0]],
+            "magnification_00": [1.01, 1.0],
+        },
+        schema_overrides={"odd_zernike": pl.List(pl.Float64), "even_zernike": pl.List(pl.Float64)},
+    )
+    rows = pl.DataFrame({"image_path": ["a.mrcs"], "image_slice": [0], "optics_group": [1]})
+    write_relion(tmp_path / "a.star", "particles", rows, optics)
+    text = (tmp_path / "a.star").read_text()
+    assert "_rlnOddZernike" in text
+    assert "[0.5,-2.0,1e-7]" in text
+    back = read_relion(tmp_path / "a.star").optics
+    assert back["odd_zernike"].to_list() == [[0.5, -2.0, 1e-7], []]
+    assert back["even_zernike"].to_list() == [[], [1.0]]
+    assert back["beam_tilt_x_mrad"].to_list() == [0.1, None]
+    assert back["magnification_00"].to_list() == [1.01, 1.0]

@@ -12,13 +12,14 @@ References:
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from verglas.algorithms.aberrations import Aberrations
 from verglas.kernels import _numba_images, _numba_sums
 from verglas.kernels.electron import electron_wavelength_angst
 from verglas.kernels.point_groups import group_operators
@@ -28,6 +29,8 @@ __all__ = [
     "Images",
     "Maps",
     "ReconstructConfig",
+    "Tables",
+    "aberration_tables",
     "add_images",
     "direction_order",
     "empty_sums",
@@ -111,6 +114,7 @@ class Images:
         shift_angst: `[b, 2]`, moves the image onto the reference.
         defocus_u_angst, defocus_v_angst, defocus_angle_deg, phase_shift_deg: `[b]`.
         voltage_kv, spherical_aberration_mm, amplitude_contrast: `[b]`.
+        group: `[b]`, into the aberrations.
     """
 
     rotation_ref_to_img: Double
@@ -122,10 +126,25 @@ class Images:
     voltage_kv: Double
     spherical_aberration_mm: Double
     amplitude_contrast: Double
+    group: NDArray[np.int64]
 
     def take(self, index: NDArray[np.int64] | slice) -> "Images":
         """Return the entries of some images."""
         return Images(**{name: value[index] for name, value in vars(self).items()})
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Aberrations as insertion wants them, one entry per optics group.
+
+    Attributes:
+        odd, even: `[g, n, n // 2 + 1]`, phases in turns; `[0, 0, 0]` where no group has any.
+        matrix: `[g, 2, 2]`, from an image's frequencies to the map's.
+    """
+
+    odd: Real
+    even: Real
+    matrix: Double
 
 
 @dataclass(frozen=True)
@@ -176,7 +195,26 @@ def empty_sums(config: ReconstructConfig) -> Real:
     return np.zeros((m, m, m // 2 + 1, 4), np.float32)
 
 
-def add_images(sums: Real, pictures: Real, images: Images, config: ReconstructConfig) -> None:
+def aberration_tables(groups: Sequence[Aberrations], config: ReconstructConfig) -> Tables:
+    """Evaluate the aberrations of each optics group on the grid of the images' transforms."""
+    n = config.box
+    matrix = np.stack([group.matrix for group in groups])
+    if not any(group.odd or group.even for group in groups):
+        none = np.zeros((0, 0, 0), np.float32)
+        return Tables(none, none, matrix)
+    ky, kx = np.meshgrid(np.fft.fftfreq(n, 1 / n), np.arange(n // 2 + 1), indexing="ij")
+    grid = np.stack([kx, ky], axis=-1) / config.extent_angst
+    odd, even = (
+        np.stack([getattr(g, f"{kind}_phase_rad")(grid @ g.matrix.T) for g in groups])
+        for kind in ("odd", "even")
+    )
+    turn = 2 * np.pi
+    return Tables((odd / turn).astype(np.float32), (even / turn).astype(np.float32), matrix)
+
+
+def add_images(
+    sums: Real, pictures: Real, images: Images, config: ReconstructConfig, tables: Tables
+) -> None:
     """Add images to sums.
 
     Args:
@@ -184,18 +222,19 @@ def add_images(sums: Real, pictures: Real, images: Images, config: ReconstructCo
         pictures: `[b, n, n]`, protein bright.
         images: poses and CTF, `b` entries.
         config: of the run.
+        tables: from `aberration_tables`.
     """
     from scipy.fft import rfft2
 
     pictures_ft = rfft2(pictures)
-    none = np.zeros((0, 0, 0), np.float32)
+    matrix = tables.matrix[images.group]
     common = (
         pictures_ft.view(np.float32).reshape(*pictures_ft.shape, 2),
-        _geometry(images, config),
-        _phases(images, config),
-        none,
-        none,
-        np.zeros(len(pictures), np.int64),
+        _geometry(images, matrix, config),
+        _phases(images, matrix, config),
+        tables.odd,
+        tables.even,
+        images.group,
         np.ones(config.radius + 1, np.float32),
     )
     if config.ewald == "flat":
@@ -211,30 +250,36 @@ def add_images(sums: Real, pictures: Real, images: Images, config: ReconstructCo
     )
 
 
-def _geometry(images: Images, config: ReconstructConfig) -> Real:
+def _geometry(images: Images, matrix: Double, config: ReconstructConfig) -> Real:
     """Return `[b, 11]`: shift in cycles a Fourier pixel, and the padded axes of the slice."""
     # the centre pixel becomes the origin: as if the image moved there
     moved_px = images.shift_angst / config.pixel_size_angst - config.box // 2
-    axes = images.rotation_ref_to_img.reshape(-1, 9) * config.oversampling
+    axes = images.rotation_ref_to_img.copy()
+    axes[:, :2] = np.swapaxes(matrix, 1, 2) @ axes[:, :2]
+    axes = axes.reshape(-1, 9) * config.oversampling
     # the fraction of a whole turn a pixel is all that counts
     cycles = -moved_px / config.box
     return np.concatenate([cycles - np.rint(cycles), axes], axis=1).astype(np.float32)
 
 
-def _phases(images: Images, config: ReconstructConfig) -> Real:
+def _phases(images: Images, matrix: Double, config: ReconstructConfig) -> Real:
     """Return `[b, 8]`, the CTF's argument in turns as a polynomial of Fourier pixels."""
     pixel = 1 / config.extent_angst**2
     wavelength = _wavelengths_angst(images)
     mean = wavelength * (images.defocus_u_angst + images.defocus_v_angst) / 4 * pixel
     half = wavelength * (images.defocus_u_angst - images.defocus_v_angst) / 4 * pixel
     angle = 2 * np.radians(images.defocus_angle_deg)
+    cosine, sine = half * np.cos(angle), half * np.sin(angle)
+    form = np.stack([mean + cosine, sine, sine, mean - cosine], axis=1).reshape(-1, 2, 2)
+    transposed = np.swapaxes(matrix, 1, 2)
+    form, square = transposed @ form @ matrix, transposed @ matrix
     out = np.zeros((len(wavelength), 8))
     out[:, 0] = np.arcsin(images.amplitude_contrast) / (2 * np.pi) + images.phase_shift_deg / 360
-    out[:, 1] = mean + half * np.cos(angle)
-    out[:, 2] = 2 * half * np.sin(angle)
-    out[:, 3] = mean - half * np.cos(angle)
     out[:, 4] = -images.spherical_aberration_mm * 1e7 * wavelength**3 / 4 * pixel**2
-    out[:, 5] = out[:, 7] = 1
+    for start, values in ((1, form), (5, square)):
+        out[:, start] = values[:, 0, 0]
+        out[:, start + 1] = 2 * values[:, 0, 1]
+        out[:, start + 2] = values[:, 1, 1]
     return out.astype(np.float32)
 
 

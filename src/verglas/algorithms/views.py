@@ -140,6 +140,8 @@ def make_views(
     disc: HalfDisc,
     pixel_size_angst: float,
     ctf_applied: str = "full",
+    odd_phase_rad: Tensor | None = None,
+    even_phase_rad: Tensor | None = None,
 ) -> Views:
     """Transform images and work out their CTF and noise.
 
@@ -152,6 +154,8 @@ def make_views(
         disc: the coefficients, of box n.
         pixel_size_angst: pixel of the images.
         ctf_applied: "full", or "flipped" when the phases of the images were flipped.
+        odd_phase_rad: `[b, k]`, phase that odd aberrations gave the images; it is taken off.
+        even_phase_rad: `[b, k]`, what even aberrations add to the CTF's argument.
 
     Returns:
         The views.
@@ -159,6 +163,8 @@ def make_views(
     if ctf_applied not in ("full", "flipped"):
         raise ValueError(f"ctf_applied must be 'full' or 'flipped': got {ctf_applied!r}")
     data = gather_disc(rfft2(images), disc)
+    if odd_phase_rad is not None:
+        data = data * torch.polar(torch.ones_like(odd_phase_rad), -odd_phase_rad).to(data)
     frequencies = disc.frequencies_px.to(images.device) / (disc.box * pixel_size_angst)
     ctf = evaluate_ctf(
         frequencies,
@@ -169,6 +175,7 @@ def make_views(
         voltage_kv=optics.voltage_kv,
         spherical_aberration_mm=optics.spherical_aberration_mm,
         amplitude_contrast=optics.amplitude_contrast,
+        phase_offset_rad=even_phase_rad,
     )
     if ctf_applied == "flipped":
         ctf = ctf.abs()

@@ -35,6 +35,14 @@ PLAIN_OPTICS = (
     "voltage_kv",
     "spherical_aberration_mm",
     "amplitude_contrast",
+    "beam_tilt_x_mrad",
+    "beam_tilt_y_mrad",
+    "odd_zernike",
+    "even_zernike",
+    "magnification_00",
+    "magnification_01",
+    "magnification_10",
+    "magnification_11",
 )
 _NOT_FOR_MICROGRAPHS = ("score", "class_prob")
 DECIMALS = 8  # after a change of unit; hides the rounding of the multiplication

@@ -54,7 +54,7 @@ def write_relion(
 
 def _write_optics(optics: pl.DataFrame, kind: ForeignKind) -> pl.DataFrame:
     plain = [name for name in PLAIN_OPTICS if name in optics]
-    columns = [pl.col(name).alias(label_of(name)) for name in plain]
+    columns = [_written(name).alias(label_of(name)) for name in plain]
     if "optics_name" not in optics:
         name = pl.format("opticsGroup{}", pl.col("optics_group"))
         columns.append(name.alias("rlnOpticsGroupName"))
@@ -71,6 +71,14 @@ def _write_optics(optics: pl.DataFrame, kind: ForeignKind) -> pl.DataFrame:
             size.alias("rlnMicrographOriginalPixelSize"),
         ]
     return _with_foreign(optics.select(columns), optics)
+
+
+def _written(name: str) -> pl.Expr:
+    """Take a column over; a list becomes text as `[0.1,0.2]`."""
+    if COLUMNS[name].dtype != pl.List(pl.Float64()):
+        return pl.col(name)
+    numbers = pl.col(name).fill_null([]).cast(pl.List(pl.String)).list.join(",")
+    return pl.format("[{}]", numbers)
 
 
 def _write_rows(rows: pl.DataFrame, optics: pl.DataFrame, kind: ForeignKind) -> pl.DataFrame:

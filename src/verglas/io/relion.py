@@ -325,10 +325,18 @@ def _default_ctf(rows: pl.DataFrame) -> list[pl.Expr]:
 def _ours(name: str) -> pl.Expr:
     """Take a column over under our name and in our type; NaN means not known."""
     column = COLUMNS[name]
+    if column.dtype == pl.List(pl.Float64()):
+        return _numbers(column.relion).alias(name)
     values = pl.col(column.relion).cast(column.dtype)
     if column.dtype == pl.Float64():
         values = values.fill_nan(None)
     return values.alias(name)
+
+
+def _numbers(label: str) -> pl.Expr:
+    """Read a list, which RELION writes as `[0.1,0.2]`."""
+    text = pl.col(label).cast(pl.String).str.strip_chars("[] ")
+    return pl.when(text != "").then(text.str.split(",")).otherwise([]).cast(pl.List(pl.Float64))
 
 
 def _foreign(table: pl.DataFrame, used: set[str]) -> list[pl.Expr]:

@@ -33,6 +33,7 @@ def ctf_phase(
     voltage_kv: float | Tensor,
     spherical_aberration_mm: float | Tensor,
     amplitude_contrast: float | Tensor,
+    phase_offset_rad: Tensor | None = None,
 ) -> Tensor:
     """Argument of the CTF's sine, in radians.
 
@@ -49,6 +50,7 @@ def ctf_phase(
         voltage_kv: number or `[b]`.
         spherical_aberration_mm: number or `[b]`.
         amplitude_contrast: number or `[b]`, the w above.
+        phase_offset_rad: `[b, ...]` or `[1, ...]`, what even aberrations add.
 
     Returns:
         `[b, ...]`, dtype and device of the frequencies.
@@ -79,7 +81,8 @@ def ctf_phase(
     phase = per_item(constant) + per_item(mean) * cast(k2)
     phase = torch.addcmul(phase, per_item(cosine), cast(kx * kx - ky * ky))
     phase = torch.addcmul(phase, per_item(sine), cast(2 * kx * ky))
-    return torch.addcmul(phase, per_item(quartic), cast(k2 * k2))
+    phase = torch.addcmul(phase, per_item(quartic), cast(k2 * k2))
+    return phase if phase_offset_rad is None else phase + cast(phase_offset_rad)
 
 
 def evaluate_ctf(
@@ -93,6 +96,7 @@ def evaluate_ctf(
     spherical_aberration_mm: float | Tensor,
     amplitude_contrast: float | Tensor,
     b_factor_angst2: Tensor | None = None,
+    phase_offset_rad: Tensor | None = None,
 ) -> Tensor:
     """Contrast transfer function of each item at the given frequencies.
 
@@ -109,6 +113,7 @@ def evaluate_ctf(
         spherical_aberration_mm: number or `[b]`.
         amplitude_contrast: number or `[b]`, the w above.
         b_factor_angst2: `[b]`, envelope `exp(-B k^2 / 4)`; none without it.
+        phase_offset_rad: `[b, ...]` or `[1, ...]`, what even aberrations add to the argument.
 
     Returns:
         `[b, ...]` in [-1, 1], dtype and device of the frequencies.
@@ -125,6 +130,7 @@ def evaluate_ctf(
         voltage_kv=voltage_kv,
         spherical_aberration_mm=spherical_aberration_mm,
         amplitude_contrast=amplitude_contrast,
+        phase_offset_rad=phase_offset_rad,
     )
     ctf = torch.sin(phase)
     if b_factor_angst2 is None:

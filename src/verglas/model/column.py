@@ -129,6 +129,32 @@ _OPTICS = (
     Column(
         "optics_name", _TEXT, "Name of the optics group for people.", relion="rlnOpticsGroupName"
     ),
+    Column("beam_tilt_x_mrad", _FLOAT, "Tilt of the beam along x.", relion="rlnBeamTiltX"),
+    Column("beam_tilt_y_mrad", _FLOAT, "Tilt of the beam along y.", relion="rlnBeamTiltY"),
+    Column(
+        "odd_zernike",
+        _FLOATS,
+        "Odd aberrations beside beam tilt: factors of Zernike polynomials in 1/Å, radians.",
+        relion="rlnOddZernike",
+    ),
+    Column(
+        "even_zernike",
+        _FLOATS,
+        "Even aberrations beside defocus and Cs: factors of Zernike polynomials in 1/Å, radians.",
+        relion="rlnEvenZernike",
+    ),
+    *(
+        Column(
+            f"magnification_{i}{j}",
+            _FLOAT,
+            f"Element {i}, {j} of the matrix from frequencies of the image to those of the map.",
+            low=-2,
+            high=2,
+            relion=f"rlnMagMat{i}{j}",
+        )
+        for i in (0, 1)
+        for j in (0, 1)
+    ),
 )
 
 _IMAGE = (

@@ -18,11 +18,14 @@ from verglas.sdk import Context, Task
 if TYPE_CHECKING:
     import torch
 
+    from verglas.algorithms.aberrations import Aberrations
     from verglas.algorithms.views import Optics, Views
     from verglas.kernels.disc import HalfDisc
 
 __all__ = [
     "ParticleStack",
+    "aberration_phases",
+    "aberrations_of",
     "add_shell_power",
     "image_source",
     "initial_noise",
@@ -36,6 +39,17 @@ __all__ = [
 
 _CTF = ("defocus_u_angst", "defocus_v_angst", "defocus_angle_deg", "phase_shift_deg")
 _OPTICS = ("pixel_size_angst", "voltage_kv", "spherical_aberration_mm", "amplitude_contrast")
+_ABERRATIONS = (
+    "optics_group",
+    "beam_tilt_x_mrad",
+    "beam_tilt_y_mrad",
+    "odd_zernike",
+    "even_zernike",
+    "magnification_00",
+    "magnification_01",
+    "magnification_10",
+    "magnification_11",
+)
 _SMALLEST_GROUP = 20
 _BLOCK = 128  # images in memory at a time
 
@@ -63,13 +77,13 @@ def read_stack(data: DataSet, *, extra: tuple[str, ...] = (), needed_by: str) ->
 
     Args:
         data: particles with optics and CTF.
-        extra: further columns to keep, where the data set has them.
+        extra: further columns to keep, where the data set has them; aberrations always are.
         needed_by: id of the protocol, for messages.
     """
     data.require(("optics", "ctf"), needed_by=needed_by)
     if data.n_items == 0:
         raise PortError(f"{data.name} holds no particles", "loosen what came before")
-    kept = [name for name in extra if name in data.columns]
+    kept = [name for name in (*_ABERRATIONS, *extra) if name in data.columns]
     names = dict.fromkeys(("item_id", "image_path", "image_slice", *_CTF, *_OPTICS, *kept))
     rows = data.rows(tuple(names))
     bad = rows.filter(pl.any_horizontal(pl.col(*_CTF, *_OPTICS).is_null()))
@@ -224,6 +238,43 @@ def optics_of(rows: pl.DataFrame) -> "Optics":
     return Optics(*torch.tensor(columns).unbind(1))
 
 
+def aberrations_of(rows: pl.DataFrame) -> "tuple[list[Aberrations], Any]":
+    """Take the aberrations of each optics group out of rows that have the optics joined.
+
+    Returns:
+        One for each group, and the place of each row's group among them, `[b]`.
+    """
+    import numpy as np
+
+    from verglas.algorithms.aberrations import Aberrations
+
+    names = [name for name in (*_ABERRATIONS, *_OPTICS[1:]) if name in rows.columns]
+    if "optics_group" not in names:
+        return [Aberrations()], np.zeros(rows.height, np.int64)
+    groups = rows.select(names).unique("optics_group", maintain_order=True)
+    place = {group: i for i, group in enumerate(groups["optics_group"])}
+    places = rows["optics_group"].replace_strict(place, return_dtype=pl.Int64).to_numpy()
+    return [Aberrations.of_row(row) for row in groups.iter_rows(named=True)], places
+
+
+def aberration_phases(
+    rows: pl.DataFrame, disc: "HalfDisc", pixel_size_angst: float
+) -> "tuple[torch.Tensor | None, torch.Tensor | None]":
+    """Return `[b, k]` odd and even phases in radians, or None where no row has any."""
+    import torch
+
+    groups, places = aberrations_of(rows)
+    if not any(group.odd or group.even for group in groups):
+        return None, None
+    frequencies = disc.frequencies_px.double().numpy() / (disc.box * pixel_size_angst)
+    tables = [
+        [getattr(group, f"{kind}_phase_rad")(frequencies) for group in groups]
+        for kind in ("odd", "even")
+    ]
+    odd, even = (torch.tensor(table).float()[places] for table in tables)
+    return odd, even
+
+
 def views_of_rows(
     rows: pl.DataFrame,
     task: Task,
@@ -255,6 +306,7 @@ def views_of_rows(
     kept, parts = [], []
     for block, images in _blocks(rows, task):
         kept.append(block)
+        odd, even = aberration_phases(block, disc, pixel_size_angst)
         parts.append(
             make_views(
                 images,
@@ -265,6 +317,8 @@ def views_of_rows(
                 disc=disc,
                 pixel_size_angst=pixel_size_angst,
                 ctf_applied=ctf_applied,
+                odd_phase_rad=odd,
+                even_phase_rad=even,
             )
         )
     if not parts:

@@ -17,7 +17,13 @@ from pydantic import model_validator
 
 from verglas.core.errors import ParamsError, PortError
 from verglas.model import CURVES, PARTICLES, VOLUMES, DataSet
-from verglas.protocols._particles import ParticleStack, image_source, read_images, read_stack
+from verglas.protocols._particles import (
+    ParticleStack,
+    aberrations_of,
+    image_source,
+    read_images,
+    read_stack,
+)
 from verglas.protocols._poses import diameter_of
 from verglas.sdk import Context, Params, Ports, Task, param, port, protocol
 
@@ -97,7 +103,7 @@ class Outputs(Ports):
     curves: DataSet = port(CURVES)
 
 
-def _images_of(rows: pl.DataFrame) -> "Images":
+def _images_of(rows: pl.DataFrame, group: Any) -> "Images":
     from verglas.algorithms.reconstruct import Images, rotations_of_angles
 
     def columns(*names: str) -> Any:
@@ -115,6 +121,7 @@ def _images_of(rows: pl.DataFrame) -> "Images":
             "spherical_aberration_mm",
             "amplitude_contrast",
         ).T,
+        group=group,
     )
 
 
@@ -123,13 +130,16 @@ def add_half(
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
     """Add up the images of a chunk."""
     from verglas.algorithms.reconstruct import (
+        aberration_tables,
         add_images,
         direction_order,
         empty_sums,
         stored_sums,
     )
 
-    images = _images_of(rows)
+    groups, group = aberrations_of(rows)
+    tables = aberration_tables(groups, config)
+    images = _images_of(rows, group)
     order = direction_order(images.rotation_ref_to_img)
     rows = rows[order].with_columns(place=pl.Series(order))
     source = image_source(rows, task)
@@ -138,7 +148,7 @@ def add_half(
     kept = []
     for start in range(0, rows.height, block):
         part, pictures = read_images(rows.slice(start, block), source, task, start)
-        add_images(sums, pictures, images.take(part["place"].to_numpy()), config)
+        add_images(sums, pictures, images.take(part["place"].to_numpy()), config, tables)
         kept.append(part.select("item_id"))
         task.progress(start + part.height, rows.height)
     return pl.concat(kept), {"sums": stored_sums(sums)}
