@@ -2,6 +2,8 @@
 
 import pytest
 
+from verglas.cli.show import _print_rows
+
 
 @pytest.fixture
 def chain(make, toy):
@@ -48,6 +50,19 @@ def test_data_set_is_shown_with_columns_and_rows(chain, ref):
     assert "d2: 2 numbers from port 'numbers' of j2" in text
     assert any(line.split()[:4] == ["x_value", "16", "26", "36"] for line in text.splitlines())
     assert "first 2 of 2 rows" in text
+
+
+def test_rows_of_many_columns_go_down_the_page(cli, capsys):
+    wide = {f"column_{i}": 0.5 + i for i in range(12)}
+    path = "a/long/way/to/a/file/with/its/name/micrograph_01.mrc"
+    rows = [{"item_id": 7, "image_path": path, "profile": [1.0, 2.0], **wide}]
+    _print_rows("first", list(rows[0]), rows)
+    lines = capsys.readouterr().out.splitlines()
+    assert "item 7" in lines[1]
+    assert any(line.split() == ["column_11", "11.5"] for line in lines)
+    assert any(line.endswith("micrograph_01.mrc") and "…" in line for line in lines)
+    assert any(line.split() == ["profile", "2", "values"] for line in lines)
+    assert max(map(len, lines)) < 60
 
 
 def test_rows_can_be_filtered_and_sorted(chain):

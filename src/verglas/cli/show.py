@@ -1,5 +1,6 @@
 """The command that shows a job or a data set."""
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from verglas.model import DataSet
 
 __all__ = ["show_thing"]
+
+_MOST_COLUMNS = 8
+_WIDEST_CELL = 26
 
 
 def show_thing(
@@ -56,12 +60,30 @@ def show_thing(
             return
         _print_dataset(project, data)
         title = f"first {len(page.rows)} of {page.total} rows" if page.rows else "no rows"
-        cells = [[value_text(row[name]) for name in page.columns] for row in page.rows]
-        print_table(f"\n{title}", page.columns, cells)
+        _print_rows(f"\n{title}", page.columns, page.rows)
 
 
 def _names_dataset(ref: str) -> bool:
     return ref.strip().lower().startswith("d") or "." in ref
+
+
+def _print_rows(title: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows; where they have many columns, each row goes down the page."""
+    if len(columns) <= _MOST_COLUMNS or not rows:
+        cells = [[_cell(row[name]) for name in columns] for row in rows]
+        print_table(title, columns, cells)
+        return
+    heads = [f"item {row['item_id']}" if "item_id" in row else "" for row in rows]
+    lines = [[name, *(_cell(row[name]) for row in rows)] for name in columns if name != "item_id"]
+    print_table(title, ["", *heads], lines)
+
+
+def _cell(value: Any) -> str:
+    """Write a value in few letters: of a list the length, of a path the end."""
+    if isinstance(value, list):
+        return f"{len(value)} values"
+    text = value if isinstance(value, str) else value_text(value)
+    return text if len(text) <= _WIDEST_CELL else f"…{text[1 - _WIDEST_CELL :]}"
 
 
 def _show_job(project: "Project", job: "Job", *, as_json: bool) -> None:

@@ -80,8 +80,9 @@ def _gallery(
     caption += "."
     if chosen is not None:
         caption += f" The {len(chosen)} framed ones were selected."
-    if any(tile.is_faint for tile in tiles) and chosen is None:
-        caption += " Those put aside are faint."
+    n_faint = sum(tile.is_faint for tile in tiles)
+    if n_faint and chosen is None:
+        caption += f" {n_faint} more {'was' if n_faint == 1 else 'were'} put aside, shown faintly."
     if kind == "particles":
         caption += f" Low-passed to {_PARTICLE_LOW_PASS_ANGST:g} Å to be seen."
     return gallery_picture(
