@@ -26,6 +26,7 @@ __all__ = [
     "ODD_TERMS",
     "Aberrations",
     "coma_per_mrad",
+    "radial_factors",
     "zernike",
 ]
 
@@ -146,13 +147,20 @@ def zernike(term: tuple[int, int], frequencies_per_angst: Double) -> Double:
     radius, angle = np.hypot(x, y), np.arctan2(y, x)
     order = abs(m)
     radial = np.zeros_like(radius)
+    for power, factor in radial_factors(order, n).items():
+        radial = radial + factor * radius**power
+    wave: Double = np.sin(order * angle) if m < 0 else np.cos(order * angle)
+    return radial * wave
+
+
+def radial_factors(order: int, n: int) -> dict[int, int]:
+    """Return the factor of each power of the radius in a radial Zernike polynomial."""
+    factors = {}
     for k in range((n - order) // 2 + 1):
         factor = (-1) ** k * math.factorial(n - k)
         factor //= math.factorial(k) * math.factorial((n + order) // 2 - k)
-        factor //= math.factorial((n - order) // 2 - k)
-        radial = radial + factor * radius ** (n - 2 * k)
-    wave: Double = np.sin(order * angle) if m < 0 else np.cos(order * angle)
-    return radial * wave
+        factors[n - 2 * k] = factor // math.factorial((n - order) // 2 - k)
+    return factors
 
 
 def _sum(factors: Sequence[float], terms: Sequence[tuple[int, int]], frequencies: Double) -> Double:

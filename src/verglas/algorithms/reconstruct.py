@@ -1,14 +1,10 @@
 """Maps from images of known pose, by weighted insertion in Fourier space.
 
 `empty_sums -> add_images -> stored_sums`, over blocks of images and any number of processes;
-then `make_maps` from the sums of both halves. Everything is numpy and numba: at thousands of
-images a second, loading torch would take longer than most reconstructions
-(docs/decisions/005-reconstruction-without-torch.md).
-
-References:
-    Penczek 2010, doi:10.1016/S0076-6879(10)82001-4 (direct Fourier inversion);
-    Scheres 2012, doi:10.1016/j.jsb.2012.09.006 (the Wiener filter from half maps);
-    Wolf et al. 2006, doi:10.1016/j.ultramic.2005.11.001 (insertion on the Ewald sphere).
+then `make_maps` from the sums of both halves. All is numpy and numba: loading torch would take
+longer than most reconstructions (docs/decisions/005-reconstruction-without-torch.md).
+Follows Penczek 2010, doi:10.1016/S0076-6879(10)82001-4; on the Ewald sphere Wolf et al. 2006,
+doi:10.1016/j.ultramic.2005.11.001; the Wiener filter is that of Scheres 2012.
 """
 
 import math

@@ -221,6 +221,12 @@ _CTF = (
         cryosparc="ctf/df_angle_rad",
     ),
     Column(
+        "defocus_std_angst",
+        _FLOAT,
+        "Standard deviation of the defocus of a particle.",
+        low=0,
+    ),
+    Column(
         "phase_shift_deg",
         _FLOAT,
         "Phase shift of a phase plate.",
@@ -430,6 +436,13 @@ _VOLUME = (
         relion="rlnEstimatedResolution",
     ),
     Column("n_particles", _INT, "Particles in the map or class.", low=0),
+    Column(
+        "agreement",
+        _FLOAT,
+        "Mean shell correlation with a map from another random start, in the better hand.",
+        low=-1,
+        high=1,
+    ),
     Column(
         "class_fraction",
         _FLOAT,

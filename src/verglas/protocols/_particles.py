@@ -83,7 +83,8 @@ def read_stack(data: DataSet, *, extra: tuple[str, ...] = (), needed_by: str) ->
     data.require(("optics", "ctf"), needed_by=needed_by)
     if data.n_items == 0:
         raise PortError(f"{data.name} holds no particles", "loosen what came before")
-    kept = [name for name in (*_ABERRATIONS, *extra) if name in data.columns]
+    known = {*data.columns, *data.optics.columns}
+    kept = [name for name in (*_ABERRATIONS, *extra) if name in known]
     names = dict.fromkeys(("item_id", "image_path", "image_slice", *_CTF, *_OPTICS, *kept))
     rows = data.rows(tuple(names))
     bad = rows.filter(pl.any_horizontal(pl.col(*_CTF, *_OPTICS).is_null()))

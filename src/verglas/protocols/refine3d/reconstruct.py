@@ -43,6 +43,15 @@ _POSE = (
     "shift_x_angst",
     "shift_y_angst",
 )
+_CONSTANTS = (
+    "defocus_u_angst",
+    "defocus_v_angst",
+    "defocus_angle_deg",
+    "phase_shift_deg",
+    "voltage_kv",
+    "spherical_aberration_mm",
+    "amplitude_contrast",
+)
 
 
 class ReconstructParams(Params):
@@ -109,19 +118,12 @@ def _images_of(rows: pl.DataFrame, group: Any) -> "Images":
     def columns(*names: str) -> Any:
         return rows.select(pl.col(names).cast(pl.Float64)).to_numpy()
 
+    constants = dict(zip(_CONSTANTS, columns(*_CONSTANTS).T, strict=True))
     return Images(
-        rotations_of_angles(columns(*_POSE[:3])),
-        columns(*_POSE[3:]),
-        *columns(
-            "defocus_u_angst",
-            "defocus_v_angst",
-            "defocus_angle_deg",
-            "phase_shift_deg",
-            "voltage_kv",
-            "spherical_aberration_mm",
-            "amplitude_contrast",
-        ).T,
+        rotation_ref_to_img=rotations_of_angles(columns(*_POSE[:3])),
+        shift_angst=columns(*_POSE[3:]),
         group=group,
+        **constants,
     )
 
 
