@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["err", "out", "print_json", "print_table", "set_up_logging", "warn"]
 
-_OF_JOBS = "verglas.job."
+_OF_JOBS = ("verglas.job.", "verglas.task")
 _PIPE_WIDTH = 200  # a table in a file or pipe is not folded at 80 columns
 
 
@@ -83,8 +83,8 @@ class _WarningHandler(logging.Handler):
     """Shows what the package logs as a warning, above a progress bar if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one record; what a protocol warns of is shown when its job ends."""
-        if not record.name.startswith(_OF_JOBS):
+        """Write one warning; those of a protocol, and errors, are shown when the job ends."""
+        if record.levelno == logging.WARNING and not record.name.startswith(_OF_JOBS):
             warn(record.getMessage())
 
 

@@ -7,6 +7,7 @@ from verglas.cli._console import out, warn
 from verglas.cli._failures import CANCELLED, FAILED, JobEnded
 from verglas.cli._words import duration_text, metric_text, value_text
 from verglas.core.errors import VerglasError
+from verglas.viewers.words import count_text
 
 if TYPE_CHECKING:
     from verglas.api.job import Job
@@ -23,6 +24,8 @@ __all__ = [
 ]
 
 Result = TypeVar("Result")
+
+_MOST_WARNINGS = 5
 
 STATUS_STYLE = {
     "done": "green",
@@ -58,6 +61,10 @@ def run_explained(project: "Project", call: Callable[[], Result]) -> Result:
         record = ended[-1]
         is_cancelled = record.status is JobStatus.CANCELLED
         word = "was cancelled" if is_cancelled else "failed"
+        for text in record.warnings[:_MOST_WARNINGS]:
+            warn(text)
+        if len(record.warnings) > _MOST_WARNINGS:
+            warn(f"and {len(record.warnings) - _MOST_WARNINGS} more, see verglas show {record.id}")
         hint = f"go on with: verglas run {record.id}"
         if not is_cancelled:
             hint = f"see verglas log {record.id}; {hint}"
@@ -111,7 +118,12 @@ def record_json(record: "JobRecord", *, stale: bool = False) -> dict[str, Any]:
 
 def outputs_text(record: "JobRecord") -> str:
     """List what a job made: `13 micrographs, 1 rejected`."""
-    return ", ".join(f"{output.n_items} {output.port}" for output in record.outputs)
+    return ", ".join(
+        count_text(output.n_items, output.kind)
+        if output.port == output.kind
+        else f"{output.n_items} {output.port}"
+        for output in record.outputs
+    )
 
 
 def summary_text(record: "JobRecord") -> str:
@@ -131,10 +143,11 @@ def print_job(job: "Job") -> None:
     style = STATUS_STYLE.get(record.status, "")
     out().print(f"{record.id} {record.protocol} {record.status}", style=style, markup=False)
     for output in record.outputs:
-        text = f"  {output.port:<16} {output.id:<6} {output.n_items} {output.kind}"
+        text = f"  {output.port:<16} {output.id:<6} {count_text(output.n_items, output.kind)}"
         out().print(text, markup=False)
     for name, value in record.metrics.items():
         out().print(f"  {metric_text(name, value_text(value))}", markup=False)
     if record.question is not None:
         question = record.question
-        out().print(f"  waits for a person: {question.n_items} {question.kind}", markup=False)
+        asked = count_text(question.n_items, question.kind)
+        out().print(f"  waits for a person: {asked}", markup=False)

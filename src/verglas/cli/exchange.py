@@ -10,6 +10,7 @@ from verglas.cli._options import AsJson, ProjectFolder, Workers, open_project, p
 from verglas.cli._progress import progress_shown
 from verglas.cli._records import print_job, record_json, run_explained
 from verglas.core.errors import ParamsError
+from verglas.viewers.words import count_text
 
 __all__ = ["export_data", "import_file"]
 
@@ -41,7 +42,9 @@ def export_data(
         print_json({"files": [str(file) for file in written], "n_items": data.n_items})
         return
     for file in written:
-        out().print(f"{data.n_items} {data.kind} in {file}", markup=False, soft_wrap=True)
+        out().print(
+            f"{count_text(data.n_items, data.kind.id)} in {file}", markup=False, soft_wrap=True
+        )
 
 
 def import_file(

@@ -10,6 +10,7 @@ from verglas.cli._options import AsJson, ProjectFolder, open_project
 from verglas.cli._records import record_json
 from verglas.cli._words import duration_text, number_text, value_text
 from verglas.core.units import unit_of
+from verglas.viewers.words import count_text
 
 if TYPE_CHECKING:
     from verglas.api.job import Job
@@ -138,8 +139,8 @@ def _print_dataset(project: "Project", data: "DataSet") -> None:
     info = project.store.dataset(int(data.id[1:]))
     made_by = project.job(info.job)
     out().print(
-        f"{data.id}: {data.n_items} {data.kind} from port {info.port!r} of {made_by.id} "
-        f"({made_by.protocol})",
+        f"{data.id}: {count_text(data.n_items, data.kind.id)} from port {info.port!r} of "
+        f"{made_by.id} ({made_by.protocol})",
         style="bold",
         markup=False,
     )

@@ -224,7 +224,7 @@ def _save_end(store: Store, record: JobRecord, error: VerglasError | None) -> No
         if error is None:
             raise
         # the first error says more; the record stays "running" and is put right on opening
-        log.error("the record could not be saved: %s", problem)
+        log.warning("the record could not be saved: %s", problem)
 
 
 def _register(

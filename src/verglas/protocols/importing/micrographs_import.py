@@ -150,7 +150,7 @@ def _import_images(ctx: Context, files: list[Path], params: ImportParams) -> Dat
     if not found.height:
         raise UserError(
             f"none of the {len(files)} files is a micrograph that can be read",
-            "the log says for each what is wrong",
+            "copy the files again, or choose others",
         )
     rows = table.join(found, on="item_id", how="inner", maintain_order="left")
     sizes = _pixel_sizes(ctx, rows, params.pixel_size_angst)
