@@ -152,7 +152,7 @@ def climb(
         The peaks, in the order of the starts.
     """
     signal, weight = views.whitened()
-    where = starts
+    where = starts.take(torch.arange(len(starts)))  # a copy, which moves
     here = _evaluate(signal, weight, views, references, where, shift_prior_angst)
     damping = torch.full_like(here.score, _FIRST_DAMPING)
     going = torch.arange(len(starts))

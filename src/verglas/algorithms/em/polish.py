@@ -6,6 +6,7 @@ likelihood over the Gaussian's density (importance sampling; Robert & Casella 20
 and an uncertain view is spread over as many poses as it deserves.
 """
 
+import math
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -20,15 +21,17 @@ from verglas.algorithms.em.residual import add_residuals, lot
 from verglas.algorithms.views import Views
 from verglas.kernels.pose_likelihood import insert_at_poses, pose_scores
 from verglas.kernels.slices import extract_slices
-from verglas.kernels.so3 import rotation_from_vector
+from verglas.kernels.so3 import matrix_to_quaternion, rotation_from_vector
 
 __all__ = ["Polish", "polish"]
 
 _WIDER = 1.15  # of the proposals, whose tails must not be thinner than the posterior's
 _SAME_PEAK = 4.0  # squared distance in standard deviations
 _HOPELESS = 12.0  # log units below the view's best peak
-_NEGLIGIBLE = 1e-3
+_NEGLIGIBLE = 0.016  # of an even share among the draws about a peak
 _FEW_STEPS = 5
+_FEWEST_SHAPED = 16  # points; fewer cannot have the covariance of five dimensions
+_ROUNDS = 10
 
 
 @dataclass(frozen=True)
@@ -139,30 +142,38 @@ def _distinct(peaks: Peaks, n_views: int, pixel_size_angst: float) -> Peaks:
 
 def _distance(peaks: Peaks, low: Tensor, high: Tensor, pixel_size_angst: float) -> Tensor:
     """Squared distance of pairs of peaks, in standard deviations of the higher one."""
-    a, b = peaks.at.rotations_ref_to_img[low], peaks.at.rotations_ref_to_img[high]
-    turn = a @ b.mT
-    # for small angles the antisymmetric part is the rotation vector; far ones stay far
-    vector = 0.5 * torch.stack(
-        [
-            turn[:, 2, 1] - turn[:, 1, 2],
-            turn[:, 0, 2] - turn[:, 2, 0],
-            turn[:, 1, 0] - turn[:, 0, 1],
-        ],
-        1,
-    )
+    turn = peaks.at.rotations_ref_to_img[low] @ peaks.at.rotations_ref_to_img[high].mT
     shift = (peaks.at.shifts_angst[low] - peaks.at.shifts_angst[high]) / pixel_size_angst
-    apart = torch.cat([vector, shift], 1)
-    square = torch.einsum("pi,pij,pj->p", apart, peaks.precision[high], apart)
-    return torch.where(turn.diagonal(dim1=1, dim2=2).sum(1) > 1.0, square, torch.inf)
+    apart = torch.cat([_turn_vector(turn), shift], 1)
+    return torch.einsum("pi,pij,pj->p", apart, peaks.precision[high], apart)
+
+
+def _turn_vector(rotations: Tensor) -> Tensor:
+    """Return rotation vectors `[.., 3]` in radians: what `rotation_from_vector` undoes."""
+    quaternion = matrix_to_quaternion(rotations)
+    axis = quaternion[..., 1:]
+    sine = axis.norm(dim=-1, keepdim=True)
+    angle = 2 * torch.atan2(sine, quaternion[..., :1])
+    return axis * torch.where(sine > 1e-9, angle / sine.clamp_min(1e-9), 2.0)
 
 
 @cache
 def _normal_points(n: int) -> Tensor:
-    """Return `[n, 5]` points of a standard normal, evenly spread, in opposite pairs."""
-    engine = torch.quasirandom.SobolEngine(5, scramble=True, seed=7)  # type: ignore[no-untyped-call]
+    """Return `[n, 5]` points about a peak, evenly spread, in opposite pairs.
+
+    They are nearly those of a standard normal; so few would fill some directions twice as
+    wide as others, so they are turned and stretched until, about a Gaussian peak, their
+    weighted covariance is the peak's own.
+    """
+    engine = torch.quasirandom.SobolEngine(5, scramble=True, seed=3)  # type: ignore[no-untyped-call]
     uniform = engine.draw((n + 1) // 2).double().clamp(1e-6, 1 - 1e-6)
     half = torch.erfinv(2 * uniform - 1) * 2**0.5
-    half = half / half.square().mean(0).sqrt()
+    weight = torch.ones(len(half), dtype=torch.float64)
+    for _ in range(_ROUNDS if n >= _FEWEST_SHAPED else 0):
+        covariance = half.mT @ (half * (weight / weight.sum())[:, None])
+        value, axis = torch.linalg.eigh(covariance)
+        half = half @ (axis * value.rsqrt()) @ axis.mT / _WIDER
+        weight = (0.5 * (1 - _WIDER**2) * half.square().sum(1)).exp()
     return torch.cat([half, -half])[:n]
 
 
@@ -193,21 +204,55 @@ def _draw(
             )
     loglik += references.log_prior.double()[at.reference][:, None]
     loglik -= 0.5 * (shifts_px * views.pixel_size_angst / shift_prior_angst).square().sum(-1)
-    log_volume = (
-        2.5 * torch.tensor(2 * torch.pi).log()
-        + 5 * torch.tensor(_WIDER).log()
-        - factor.diagonal(dim1=1, dim2=2).log().sum(1)
-    )
-    weighted = loglik + 0.5 * normal.square().sum(1) + (log_volume - torch.tensor(n).log())[:, None]
+    density = _log_density(peaks, factor, normal, rotations, shifts_px, views)
+    weighted = loglik - density - math.log(n)
     by_view = _table(weighted, at.view, len(views), -torch.inf).flatten(1)
     evidence = by_view.logsumexp(1)
     return _Draws(rotations, shifts_px, (weighted - evidence[at.view, None]).exp()), evidence
 
 
+def _log_density(
+    peaks: Peaks,
+    factor: Tensor,
+    normal: Tensor,
+    rotations: Tensor,
+    shifts_px: Tensor,
+    views: Views,
+) -> Tensor:
+    """Return `[p, n]`, log of the summed density of all peaks of a view at its draws.
+
+    All, and not only the peak that was drawn from: where two overlap, both draw the same
+    poses, which count once (the balance heuristic of Veach & Guibas 1995,
+    doi:10.1145/218380.218498).
+    """
+    log_peak = (
+        factor.diagonal(dim1=1, dim2=2).log().sum(1)
+        - 5 * math.log(_WIDER)
+        - 2.5 * math.log(2 * math.pi)
+    )
+    own = log_peak[:, None] - 0.5 * normal.square().sum(1)
+    slot, view = _slots(peaks.at.view), peaks.at.view
+    index = _table(torch.arange(len(view)), view, len(views), -1)[view]
+    other = (index >= 0) & (torch.arange(index.shape[1]) != slot[:, None])
+    other &= peaks.at.reference[index] == peaks.at.reference[:, None]
+    draw, column = other.nonzero(as_tuple=True)
+    if not len(draw):
+        return own
+    peak = index[draw, column]
+    turn = rotations[draw] @ peaks.at.rotations_ref_to_img[peak, None].mT
+    shift = shifts_px[draw] - peaks.at.shifts_angst[peak, None] / views.pixel_size_angst
+    apart = torch.cat([_turn_vector(turn), shift], -1) @ factor[peak] / _WIDER
+    table = own.new_full((*index.shape, own.shape[1]), -torch.inf)
+    table[torch.arange(len(view)), slot] = own
+    table[draw, column] = log_peak[peak, None] - 0.5 * apart.square().sum(-1)
+    return table.logsumexp(1)
+
+
 def _insert(views: Views, references: References, peaks: Peaks, draws: _Draws, sums: Sums) -> None:
     signal, weight = views.whitened()
     probability = draws.probability
-    probability = torch.where(probability > _NEGLIGIBLE, probability, 0.0)
+    least = _NEGLIGIBLE / probability.shape[1]
+    probability = torch.where(probability > least, probability, 0.0)
     for c in range(len(references.half_volumes)):
         chosen = (peaks.at.reference == c).nonzero().squeeze(1)
         sums.class_weight[c] += draws.probability[chosen].sum()
