@@ -5,6 +5,8 @@ is differentiated exactly as it is (trilinear in each cell), so the gradient is 
 score that is compared.
 """
 
+from typing import Any
+
 import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
@@ -26,6 +28,80 @@ def _phase_tables(shift: Double, box: int, reach: int) -> tuple[Complex, Complex
         y[reach + k] = complex(np.cos(step_y * k), np.sin(step_y * k))
         y[reach - k] = np.conj(y[reach + k])
     return x, y
+
+
+@njit(inline="always", fastmath=True)
+def _value_and_slopes(
+    volume: Complex, x: float, y: float, z: float
+) -> tuple[complex, complex, complex, complex]:
+    """Return the trilinear interpolant and its slopes along x, y, z; x is not negative."""
+    x0 = int(x)
+    y0 = int(np.floor(y))
+    z0 = int(np.floor(z))
+    fx = np.float32(x - x0)
+    fy = np.float32(y - y0)
+    fz = np.float32(z - z0)
+    iy = y0 + volume.shape[1] // 2
+    iz = z0 + volume.shape[0] // 2
+    v000 = volume[iz, iy, x0]
+    v010 = volume[iz, iy + 1, x0]
+    v100 = volume[iz + 1, iy, x0]
+    v110 = volume[iz + 1, iy + 1, x0]
+    d00 = volume[iz, iy, x0 + 1] - v000
+    d10 = volume[iz, iy + 1, x0 + 1] - v010
+    d01 = volume[iz + 1, iy, x0 + 1] - v100
+    d11 = volume[iz + 1, iy + 1, x0 + 1] - v110
+    c00 = v000 + fx * d00
+    e0 = v010 + fx * d10 - c00
+    c01 = v100 + fx * d01
+    e1 = v110 + fx * d11 - c01
+    c0 = c00 + fy * e0
+    gz = c01 + fy * e1 - c0
+    f0 = d00 + fy * (d10 - d00)
+    gx = f0 + fz * (d01 + fy * (d11 - d01) - f0)
+    return c0 + fz * gz, gx, e0 + fz * (e1 - e0), gz
+
+
+@njit(inline="always", fastmath=True)
+def _sample(
+    volume: Complex, rotation: Real, pad: np.float32, u: np.float32, v: np.float32
+) -> tuple[Any, Any, Any, Any, Any, Any]:
+    """Return a slice at (u, v), its slope along the beam and by a turn in the plane.
+
+    Each as real and imaginary part, at the rotation from reference to image.
+    """
+    m = rotation
+    x = (u * m[0, 0] + v * m[1, 0]) * pad
+    y = (u * m[0, 1] + v * m[1, 1]) * pad
+    z = (u * m[0, 2] + v * m[1, 2]) * pad
+    sign = np.float32(1.0)
+    if x < 0:
+        x, y, z, sign = -x, -y, -z, np.float32(-1.0)
+    value, gx, gy, gz = _value_and_slopes(volume, x, y, z)
+    # d value / d k in the image's frame; k -> -k and conjugation turn its sign
+    along_x = m[0, 0] * gx + m[0, 1] * gy + m[0, 2] * gz
+    along_y = m[1, 0] * gx + m[1, 1] * gy + m[1, 2] * gz
+    beam = (m[2, 0] * gx + m[2, 1] * gy + m[2, 2] * gz) * pad
+    turn = (v * along_x - u * along_y) * pad
+    return (
+        value.real,
+        sign * value.imag,
+        sign * beam.real,
+        beam.imag,
+        sign * turn.real,
+        turn.imag,
+    )
+
+
+@njit(inline="always")
+def _write_symmetric(lower: tuple[float, ...], out: Double) -> None:
+    """Write a 5 x 5 matrix given by the rows of its lower triangle."""
+    k = 0
+    for i in range(5):
+        for j in range(i + 1):
+            out[i, j] = lower[k]
+            out[j, i] = lower[k]
+            k += 1
 
 
 @njit(parallel=True, fastmath=True, cache=True)
@@ -107,8 +183,6 @@ def normals(
     normal: Double,
 ) -> None:
     """Score every view at one pose, with gradient and Gauss-Newton matrix."""
-    centre_y = volume.shape[1] // 2
-    centre_z = volume.shape[0] // 2
     n_k = frequencies.shape[0]
     reach = 0
     for k in range(n_k):
@@ -118,8 +192,6 @@ def normals(
     for i in prange(rotations.shape[0]):
         px, py = _phase_tables(shifts[i], box, reach)
         m = rotations[i]
-        ax, ay, az = m[0] * pad
-        bx, by, bz = m[1] * pad
         total = 0.0
         g0 = g1 = g2 = g3 = g4 = 0.0
         h00 = h01 = h02 = h03 = h04 = 0.0
@@ -129,50 +201,7 @@ def normals(
         for k in range(n_k):
             u = np.float32(frequencies[k, 0])
             v = np.float32(frequencies[k, 1])
-            x = u * ax + v * bx
-            y = u * ay + v * by
-            z = u * az + v * bz
-            sign = np.float32(1.0)
-            if x < 0:
-                x, y, z, sign = -x, -y, -z, np.float32(-1.0)
-            x0 = int(x)
-            y0 = int(np.floor(y))
-            z0 = int(np.floor(z))
-            fx = np.float32(x - x0)
-            fy = np.float32(y - y0)
-            fz = np.float32(z - z0)
-            iy = y0 + centre_y
-            iz = z0 + centre_z
-            v000 = volume[iz, iy, x0]
-            v010 = volume[iz, iy + 1, x0]
-            v100 = volume[iz + 1, iy, x0]
-            v110 = volume[iz + 1, iy + 1, x0]
-            d00 = volume[iz, iy, x0 + 1] - v000
-            d10 = volume[iz, iy + 1, x0 + 1] - v010
-            d01 = volume[iz + 1, iy, x0 + 1] - v100
-            d11 = volume[iz + 1, iy + 1, x0 + 1] - v110
-            c00 = v000 + fx * d00
-            e0 = v010 + fx * d10 - c00
-            c01 = v100 + fx * d01
-            e1 = v110 + fx * d11 - c01
-            c0 = c00 + fy * e0
-            gz = c01 + fy * e1 - c0
-            value = c0 + fz * gz
-            gy = e0 + fz * (e1 - e0)
-            f0 = d00 + fy * (d10 - d00)
-            gx = f0 + fz * (d01 + fy * (d11 - d01) - f0)
-            re = value.real
-            im = sign * value.imag
-            # d value / d k3 in the image's frame; k3 -> -k3 and conjugation turn its sign
-            ix = m[0, 0] * gx + m[0, 1] * gy + m[0, 2] * gz
-            jy = m[1, 0] * gx + m[1, 1] * gy + m[1, 2] * gz
-            kz = m[2, 0] * gx + m[2, 1] * gy + m[2, 2] * gz
-            tangent = (v * ix - u * jy) * pad
-            normal_z = kz * pad
-            tr = sign * tangent.real
-            ti = tangent.imag
-            nr = sign * normal_z.real
-            ni = normal_z.imag
+            re, im, nr, ni, tr, ti = _sample(volume, m, pad, u, v)
             s = signal[i, k] * px[frequencies[k, 0]] * py[frequencies[k, 1] + reach]
             w = weight[i, k]
             total += re * s.real + im * s.imag - np.float32(0.5) * w * (re * re + im * im)
@@ -208,17 +237,10 @@ def normals(
             h34 += u * v * wp
             h44 += v * v * wp
         score[i] = total
-        gradient[i, 0] = g0
-        gradient[i, 1] = g1
-        gradient[i, 2] = g2
-        gradient[i, 3] = g3
-        gradient[i, 4] = g4
-        h = normal[i]
-        h[0, 0], h[0, 1], h[0, 2], h[0, 3], h[0, 4] = h00, h01, h02, h03, h04
-        h[1, 0], h[1, 1], h[1, 2], h[1, 3], h[1, 4] = h01, h11, h12, h13, h14
-        h[2, 0], h[2, 1], h[2, 2], h[2, 3], h[2, 4] = h02, h12, h22, h23, h24
-        h[3, 0], h[3, 1], h[3, 2], h[3, 3], h[3, 4] = h03, h13, h23, h33, h34
-        h[4, 0], h[4, 1], h[4, 2], h[4, 3], h[4, 4] = h04, h14, h24, h34, h44
+        gradient[i] = (g0, g1, g2, g3, g4)
+        _write_symmetric(
+            (h00, h01, h11, h02, h12, h22, h03, h13, h23, h33, h04, h14, h24, h34, h44), normal[i]
+        )
 
 
 @njit(fastmath=True, cache=True)
