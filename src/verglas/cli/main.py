@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from verglas.cli import (
+    bench,
     demo,
     doctor,
     exchange,
@@ -105,6 +106,7 @@ app.add_typer(simulate.app, name="simulate", rich_help_panel=DATA)
 app.command("reindex", rich_help_panel=CARE)(jobs.rebuild_index)
 app.command("delete", rich_help_panel=CARE)(jobs.delete_job)
 app.command("doctor", rich_help_panel=CARE)(doctor.run_doctor)
+app.add_typer(bench.app, name="bench", rich_help_panel=CARE)
 
 
 def _warn_plainly(message: Any, *_: Any, **__: Any) -> None:

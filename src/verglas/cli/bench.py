@@ -1,0 +1,136 @@
+"""`verglas bench`: how fast and how good the engine is on this machine."""
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from verglas.cli._console import err, out, print_json, print_table
+from verglas.cli._options import AsJson, Workers
+from verglas.core.errors import UserError
+
+if TYPE_CHECKING:
+    from verglas.api.bench import Peer, Result
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
+
+_COLUMNS = ("job", "CPU s", "wall s", "MB", "reached", "wanted", "peer, as published", "peer here")
+
+
+@app.callback()
+def bench() -> None:
+    """Measure the engine on this machine."""
+
+
+@app.command("em")
+def run_em(
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Stacks with truth as STAR files (oct48, asym48, ...); by default they are "
+            "simulated.",
+            show_default=False,
+        ),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="JOB", help="Only this job; repeat it for several.", show_default=False
+        ),
+    ] = None,
+    project_path: Annotated[
+        Path,
+        typer.Option("--project", "-p", metavar="FOLDER", help="Made if it is not there."),
+    ] = Path("bench-em"),
+    with_peers: Annotated[
+        bool, typer.Option("--peers", help="Run RELION too, if it is on the search path.")
+    ] = False,
+    on_gpu: Annotated[
+        bool, typer.Option("--gpu", help="Refine 100,000 simulated images of 128 px instead.")
+    ] = False,
+    limit_s: Annotated[
+        float, typer.Option("--limit-s", min=1.0, metavar="S", help="End a job after so long.")
+    ] = 3600.0,
+    workers: Workers = None,
+    as_json: AsJson = False,
+) -> None:
+    """Time classification, refinement and reconstruction, and compare with the truth.
+
+    Processor time is that of all processes of each job, start-up included.
+    """
+    from verglas.algorithms.em.throughput import measure_throughput
+    from verglas.api.bench import GPU_CASE, find_peer, run_cases, select_cases
+    from verglas.api.project import Project
+    from verglas.engine.slots import visible_gpus
+
+    if on_gpu and not visible_gpus():
+        raise UserError("no GPU is visible on this machine", "run without --gpu")
+    cases = [GPU_CASE] if on_gpu else select_cases(only or [])
+    peer = find_peer()
+    err().print(_peer_text(peer))
+    rates = measure_throughput()
+    exists = (project_path / "project.toml").exists()
+    opened = Project.open(project_path) if exists else Project.create(project_path)
+    results = []
+    with opened as project:
+        for result in run_cases(
+            project,
+            cases,
+            data=data,
+            peer=peer if with_peers else None,
+            workers=workers,
+            limit_s=limit_s,
+            tell=lambda text: err().print(text),
+        ):
+            results.append(result)
+    if as_json:
+        print_json(_as_json(results, peer, rates))
+        return
+    print_table("", _COLUMNS, [_cells(result) for result in results], right=_COLUMNS[1:4])
+    out().print(
+        f"dense scoring {rates.scoring_gflops:.0f} of {rates.ceiling_gflops:.0f} GFLOP/s that a "
+        f"matrix product reaches on one thread: {100 * rates.fraction:.0f} %"
+    )
+
+
+def _peer_text(peer: "Peer | None") -> str:
+    if peer is None:
+        return "no RELION on the search path"
+    return f"RELION in {peer.folder}: {peer.version}"
+
+
+def _cells(result: "Result") -> list[Any]:
+    case, cost = result.case, result.cost
+    reached = result.error or ", ".join(
+        f"{name.replace('_', ' ')} {value:.3g}" for name, value in result.numbers.items()
+    )
+    numbers = (
+        [f"{cost.cpu_s:.1f}", f"{cost.wall_s:.1f}", f"{cost.peak_mb:.0f}"] if cost else 3 * [""]
+    )
+    here = f"{result.peer_cost.cpu_s:.1f} CPU s" if result.peer_cost else ""
+    return [case.name, *numbers, reached, case.wanted, case.peer, here]
+
+
+def _as_json(results: "list[Result]", peer: "Peer | None", rates: Any) -> dict[str, Any]:
+    return {
+        "peer": None if peer is None else {"folder": str(peer.folder), "version": peer.version},
+        "throughput": dataclasses.asdict(rates) | {"fraction": rates.fraction},
+        "jobs": [
+            {
+                "name": result.case.name,
+                "stack": result.case.stack,
+                "protocol": result.case.protocol,
+                "cost": dataclasses.asdict(result.cost) if result.cost else None,
+                "numbers": result.numbers,
+                "error": result.error,
+                "wanted": result.case.wanted,
+                "peer": result.case.peer,
+                "peer_cost": dataclasses.asdict(result.peer_cost) if result.peer_cost else None,
+            }
+            for result in results
+        ],
+    }
