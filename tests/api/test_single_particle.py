@@ -8,6 +8,7 @@ import pytest
 from verglas.api.process import check_workflow
 from verglas.api.project import Project
 from verglas.api.single_particle import STEPS, Settings, quantities, single_particle_template
+from verglas.core.errors import ParamsError
 from verglas.core.registry import load_registry
 
 SETTINGS = Settings(pixel_size_angst=1.5, diameter_angst=130.0, symmetry="O", files=("a.mrc",))
@@ -29,6 +30,11 @@ def test_steps_depend_on_what_is_given():
     assert names["simulated"] == ["simulate", *common, "truth"]
     (truth,) = single_particle_template(VARIANTS["simulated"])["nodes"][-1:]
     assert truth["params"] == {}
+
+
+def test_point_group_that_does_not_exist_is_refused_before_anything_runs():
+    with pytest.raises(ParamsError, match="symmetry: point group must be .* got 'Q7'"):
+        single_particle_template(replace(SETTINGS, symmetry="Q7"))
 
 
 def test_box_holds_the_particle_and_most_of_what_the_ctf_spreads():

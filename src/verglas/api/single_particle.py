@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from verglas.core.errors import ParamsError
+
 __all__ = ["STEPS", "Settings", "Step", "quantities", "single_particle_template"]
 
 BOX_OVER_DIAMETER = 1.8
@@ -178,8 +180,22 @@ def quantities(settings: Settings) -> dict[str, Any]:
     }
 
 
+def _check_symmetry(name: str) -> None:
+    from verglas.kernels.point_groups import parse_symmetry
+
+    try:
+        parse_symmetry(name)
+    except ValueError as error:
+        raise ParamsError(f"symmetry: {error}") from error
+
+
 def single_particle_template(settings: Settings) -> dict[str, Any]:
-    """Make the workflow for some data, as `Project.replay` takes it."""
+    """Make the workflow for some data, as `Project.replay` takes it.
+
+    Raises:
+        ParamsError: the point group has no name that is known; the steps that use it come late.
+    """
+    _check_symmetry(settings.symmetry)
     wanted = {"", "real" if settings.simulate is None else "simulated"}
     if settings.atoms is not None:
         wanted.add("atoms")

@@ -13,8 +13,9 @@ N = 6
 SMALL = CtfParams(tile_angst=512.0, max_res_angst=5.0)
 
 
-def _write(root, n=N, *, cs_mm=2.7):
-    """Micrographs 0 ... n-2 have rings, the last is noise."""
+def _write(root, n=N, **truth):
+    """Micrographs 0 ... n-2 have rings, the last is noise; the table says 2.7 mm and 300 kV."""
+    defaults = {"cs_mm": 2.7, "snr": 1.5, "shape": (480, 520), "pixel_size_angst": 2.0}
     (root / "data").mkdir(parents=True, exist_ok=True)
     for i in range(n):
         rng = np.random.default_rng(i)
@@ -23,10 +24,7 @@ def _write(root, n=N, *, cs_mm=2.7):
             image = micrograph(
                 rng,
                 defocus_angst=12000.0 + 1000.0 * i,
-                cs_mm=cs_mm,
-                snr=1.5,
-                shape=(480, 520),
-                pixel_size_angst=2.0,
+                **(defaults | truth),
             )
         write_mrc(root / "data" / f"field_{i:02d}.mrc", image, 2.0)
     return Inputs(micrographs=micrographs_of(root, n))
@@ -84,8 +82,10 @@ def test_all_rejected_is_warned_of(tmp_path):
     assert "all 1 micrographs were rejected" in ctx.warnings[0]
 
 
-def test_wrong_spherical_aberration_is_warned_of(tmp_path):
-    inputs = _write(tmp_path, 4, cs_mm=0.01)
+@pytest.mark.parametrize("truth", [{"cs_mm": 0.01}, {"kv": 200.0}, {"pixel_size_angst": 2.6}])
+def test_wrong_aberration_voltage_or_pixel_size_is_warned_of(tmp_path, truth):
+    """Voltage and pixel size enter the aberration's phase by their 3rd and 4th powers."""
+    inputs = _write(tmp_path, 5, **truth)
     ctx = LocalContext(tmp_path)
     run(ctx, SMALL, inputs)
     assert any(
