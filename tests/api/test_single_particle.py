@@ -33,7 +33,7 @@ def test_steps_depend_on_what_is_given():
 
 
 def test_point_group_that_does_not_exist_is_refused_before_anything_runs():
-    with pytest.raises(ParamsError, match="symmetry: point group must be .* got 'Q7'"):
+    with pytest.raises(ParamsError, match=r"symmetry: point group must be .* got 'Q7'"):
         single_particle_template(replace(SETTINGS, symmetry="Q7"))
 
 

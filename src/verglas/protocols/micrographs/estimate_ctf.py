@@ -180,8 +180,8 @@ def _check_optics(ctx: Context, fits: pl.DataFrame) -> None:
         if abs(mean - expected) > max(4.0 * sigma, 0.3):
             ctx.warn(
                 f"the Thon rings of {group.height} micrograph{'s' if group.height > 1 else ''} ask "
-                f"for a spherical aberration of {mean:.2f} ± {sigma:.2f} mm, but {expected:g} mm was given: check spherical "
-                "aberration, pixel size and voltage"
+                f"for a spherical aberration of {mean:.2f} ± {sigma:.2f} mm, but {expected:g} mm "
+                "was given: check spherical aberration, pixel size and voltage"
             )
 
 
