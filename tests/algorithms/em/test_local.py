@@ -42,9 +42,9 @@ def test_climb_recovers_poses_of_noise_free_views():
     peaks = climbed(known, known.starts(**FAR), prior_angst=1e3)
     apart = offsets(known.rotations, known.shifts_angst, peaks)
     # the noise that the model expects would allow 0.5 degrees and 0.04 Å; a climb stops
-    # where it can gain no more than 0.02 log units, a fifth of that
+    # where it can gain no more than 0.05 log units, a third of that
     assert float(apart[:, :3].norm(dim=1).rad2deg().median()) < 0.02
-    assert float(apart[:, :3].norm(dim=1).rad2deg().max()) < 0.15
+    assert float(apart[:, :3].norm(dim=1).rad2deg().max()) < 0.2
     assert float(apart[:, 3:].norm(dim=1).max()) * PIXEL_ANGST < 0.01
 
 
@@ -86,9 +86,9 @@ def test_distance_of_the_truth_follows_chi_square_and_a_factor_two_is_seen(
 def test_peaks_do_not_depend_on_where_the_climb_began(strong, strong_peaks):
     again = climbed(strong, strong.starts(**FAR, seed=1))
     apart = mahalanobis(again, strong_peaks.at.rotations_ref_to_img, strong_peaks.at.shifts_angst)
-    # each stops within a fifth of a standard deviation, but for a few in a kink of the
+    # each stops within a third of a standard deviation, but for a few in a kink of the
     # interpolated map: 2 % measured
-    assert float((apart < 0.3).double().mean()) > 0.95
+    assert float((apart < 0.4).double().mean()) > 0.95
     assert float((again.loglik - strong_peaks.loglik).abs().median()) < 0.02
 
 
@@ -153,14 +153,14 @@ def rows_about(angles_deg):
     return rotation_from_vector(turn)
 
 
-def chosen_angles(loglik, angles_deg, reference, n_starts):
+def chosen_angles(loglik, angles_deg, reference, n_starts, operators=None):
     """Which rows of a grid along a line `top_starts` takes, with a step of 5 degrees."""
     loglik = torch.tensor([loglik])
     profile = Profile.of_scores(torch.stack([loglik - 1, loglik], 1), temperature=1.5)
     row = loglik.topk(loglik.shape[1]).indices
     rotations = rows_about(angles_deg)[row]
     reference = torch.tensor(reference)[row]
-    found = top_starts(profile, row, rotations, reference, 5.0, n_starts)
+    found = top_starts(profile, row, rotations, reference, 5.0, n_starts, operators)
     assert found.view.tolist() == [0] * len(found.view)
     assert (found.shift == 1).all()
     angle = torch.atan2(found.rotations_ref_to_img[:, 2, 1], found.rotations_ref_to_img[:, 2, 2])
@@ -181,6 +181,14 @@ def test_starts_are_the_best_rows_apart_from_one_another():
         5,
         15,
     ]
+
+
+def test_copies_of_a_start_under_the_point_group_are_its_neighbours():
+    # a turn of the reference by half a circle about x is an operator
+    half = torch.stack([torch.eye(3), torch.diag(torch.tensor([1.0, -1.0, -1.0]))])
+    angles, scores = [0, 4, 90, 176, 180], [6.0, 5.0, 4.0, 5.5, 5.8]
+    assert chosen_angles(scores, angles, [0] * 5, 4) == [0, 180, 90]
+    assert chosen_angles(scores, angles, [0] * 5, 4, half) == [0, 90]
 
 
 def test_equal_starts_give_equal_peaks(strong, strong_peaks):

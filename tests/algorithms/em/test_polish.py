@@ -19,6 +19,7 @@ from verglas.algorithms.em.search import scores_of_bank, shift_grid
 from verglas.kernels.pose_likelihood import pose_scores
 from verglas.kernels.slices import extract_slices
 from verglas.kernels.so3 import orientation_grid, random_rotations, rotation_from_vector
+from verglas.kernels.symmetry import symmetry_operators
 
 RADIUS = 10
 
@@ -26,7 +27,7 @@ RADIUS = 10
 def searching(n_starts=3, **options):
     """All orientations every 15 degrees, then the continuous stage."""
     level = Level(15.0, 8, shift_grid(4.2, 4.0))
-    how = Polish(RADIUS, 8, n_starts=n_starts, **options)
+    how = Polish(RADIUS, RADIUS, 8, n_starts=n_starts, **options)
     return Search(orientation_grid(2), (level,), PRIOR_ANGST, noise_radius_angst=40.0, polish=how)
 
 
@@ -41,7 +42,7 @@ def polished(known, starts, *, views=None, references=None, n_groups=1, **option
     references = known.references if references is None else references
     n = len(references.half_volumes)
     sums = Sums.zeros(n, n_groups, RADIUS, padding=2, planar=False)
-    how = Polish(RADIUS, 8, **options)
+    how = Polish(RADIUS, RADIUS, 8, **options)
     window = noise_window(views.disc, 10.0)
     options = {"shift_prior_angst": PRIOR_ANGST, "sums": sums, "window": window}
     return polish(views, references, starts, how, **options), sums
@@ -77,13 +78,9 @@ def weak():
     return known_views(40, energy=25.0)
 
 
-def brute_force_evidence(known, i):
-    """Sum over all orientations every 7.5 degrees and shifts every Å, times a cell."""
-    rotations = orientation_grid(3)
+def brute_force_evidence(known, i, bank):
+    """Sum over all orientations of a bank and shifts every Å, times the cell of a pose."""
     shifts = shift_grid(6.0, 1.0)
-    bank = extract_slices(
-        known.setting.half_volumes[0], rotations, known.setting.disc.frequencies_px
-    )
     prior = (-shifts.square().sum(1) / (2 * PRIOR_ANGST**2)).float()
     scores, _ = scores_of_bank(
         known.views.take(slice(i, i + 1)),
@@ -93,7 +90,7 @@ def brute_force_evidence(known, i):
         log_prior_shift=prior[None],
     )
     # hexagonal cells, in pixels
-    cell = 8 * math.pi**2 / len(rotations) * (1.0 / PIXEL_ANGST) ** 2 * math.sqrt(3) / 2
+    cell = 8 * math.pi**2 / len(bank) * (1.0 / PIXEL_ANGST) ** 2 * math.sqrt(3) / 2
     return float(scores.max()) + float(
         (scores - scores.max()).double().exp().sum().log() + math.log(cell)
     )
@@ -103,7 +100,10 @@ def test_evidence_of_weak_views_is_that_of_a_fine_grid(weak):
     assert weak.snr() == pytest.approx(0.17, rel=0.1)
     n = 3
     views = weak.views.take(slice(0, n))
-    brute = torch.tensor([brute_force_evidence(weak, i) for i in range(n)])
+    frequencies = weak.setting.disc.frequencies_px
+    # every 7.5 degrees: three quarters of a pose's deviation
+    bank = extract_slices(weak.setting.half_volumes[0], orientation_grid(3), frequencies)
+    brute = torch.tensor([brute_force_evidence(weak, i, bank) for i in range(n)])
     few, _ = searched(weak, views)
     many, _ = searched(weak, views, n_starts=8, n_samples=256)
     # three peaks leave out what is in the fourth and farther ones
@@ -249,6 +249,17 @@ def test_distinct_peaks_are_sorted_and_hopeless_ones_dropped():
     assert found.at.reference.tolist() == [0, 0, 1, 0, 0, 0]
 
 
+def test_copies_of_a_peak_under_the_point_group_are_the_same():
+    quarter = symmetry_operators("C4")
+    peaks = joined([peak((10, 20, 30), 7.0), peak((10, 20, 30), 6.5), peak((40, 0, 0), 6.0)])
+    # the copy of the reference that is turned by 90 degrees, and 1 degree off
+    small = rotation_from_vector(torch.tensor([[0.0, 0.0, math.radians(1.0)]]).double())
+    peaks.at.rotations_ref_to_img[1] = small[0] @ peaks.at.rotations_ref_to_img[0] @ quarter[1]
+    assert len(module._distinct(peaks, 1, PIXEL_ANGST).loglik) == 3
+    found = module._distinct(peaks, 1, PIXEL_ANGST, quarter)
+    assert found.loglik.tolist() == [7.0, 6.0]
+
+
 def test_overlapping_peaks_are_not_counted_twice(strong):
     """A second peak 2.2 deviations from the first adds points, not evidence."""
     peaks = peaks_of(strong, strong.starts())
@@ -328,7 +339,7 @@ def test_expectations_over_draws_are_those_of_a_fine_grid():
     _, exact = expect(known.views, known.references, dense, n_groups=1)
     worst = {}
     for n_starts, n in ((3, 16), (8, 1000)):
-        how = Polish(6, 6, n_starts=n_starts, n_samples=n)
+        how = Polish(6, 6, 6, n_starts=n_starts, n_samples=n)
         search = Search(orientation_grid(2), (starts,), PRIOR_ANGST, polish=how)
         _, drawn = expect(known.views, known.references, search, n_groups=1)
         pairs = [(getattr(drawn, x)[0], getattr(exact, x)[0]) for x in ("numerator", "denominator")]
