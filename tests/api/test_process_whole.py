@@ -26,7 +26,14 @@ SIMULATE = {
 }
 QUICK = {
     "classify": {"n_classes": 2, "iterations": 3, "ramp_iterations": 2},
-    "initial": {"iterations": 4, "ramp_iterations": 3, "n_searches": 1, "max_particles": 50},
+    "initial": {
+        "coarse_iterations": 2,
+        "fine_iterations": 4,
+        "n_searches": 1,
+        "n_finalists": 1,
+        "max_particles": 50,
+        "particles_per_iteration": 30,
+    },
     "refine": {"max_iterations": 2},
     "truth": {"search_order": 1, "fit_pixel_size": False},
 }

@@ -1,36 +1,36 @@
 """Find a first map from particles alone.
 
-Several searches start from maps of particles at random orientations. Each compares the
-particles with projections of its map, at every orientation of a grid, and makes a new map from
-the answer, while the resolution grows from coarse to fine. The search that explains the
-particles best gives the map; how well the others agree with it tells how sure it is.
+Many short searches start from particles at random orientations, at low resolution and on a coarse
+grid. The ones that explain the particles best, and that differ, go on to full resolution; the
+likeliest of those gives the map. How well the others agree with it tells how sure it is: the metric
+`agreement` is the mean shell correlation with the map most like it, in the better hand. Above 0.8
+two starts found the same particle; much below, run again with more searches or better particles.
 
 With a point group the map is symmetric about the standard axes from the start. The hand is
 open: the mirrored map explains the particles equally well. More than one class sorts the
 particles by what they show.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import polars as pl
 
 from verglas.core.errors import ParamsError
 from verglas.model import PARTICLES, VOLUMES, DataSet
-from verglas.protocols._particles import ParticleStack, initial_noise, read_stack, views_of_rows
-from verglas.protocols._poses import diameter_of, pose_rows, write_map
-from verglas.sdk import ArrayRef, Context, Params, Ports, Task, param, port, protocol
+from verglas.protocols._particles import ParticleStack, initial_noise, read_stack
+from verglas.protocols._poses import diameter_of, write_map
+from verglas.protocols.initial._chunks import START, pack, place, run_final, run_heat, unpack
+from verglas.sdk import ArrayRef, Context, Params, Ports, param, port, protocol
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from verglas.algorithms.em.first_map import Candidate, FirstMapConfig
 
-    from verglas.algorithms.em.classify import ClassifyConfig, ClassifyState
-    from verglas.algorithms.em.mstep import Sums
+__all__ = ["InitialVolumeParams", "Inputs", "Outputs", "run"]
 
-__all__ = ["InitialVolumeParams", "Inputs", "Outputs", "expect_seed", "run"]
-
-_SEED = "x_search"
-_CHUNK = 2000
+_HEAT = 3  # searches that share the reading of the particles
+_CHUNK = 1000
 _MIN_PARTICLES = 20
+_SURE = 0.8
 
 
 class InitialVolumeParams(Params):
@@ -41,18 +41,34 @@ class InitialVolumeParams(Params):
     )
     symmetry: str = param("C1", help="Point group: C1, Cn, Dn, T, O or I.")
     n_classes: int = param(1, ge=1, le=20, help="Number of maps that share the particles.")
-    n_searches: int = param(4, ge=1, le=50, help="Independent searches; the best one counts.")
+    n_searches: int | None = param(
+        None,
+        ge=1,
+        le=500,
+        help="Independent starts at low resolution; by itself 6, with a point group 12.",
+    )
+    n_finalists: int | None = param(
+        None,
+        ge=1,
+        le=50,
+        help="Starts that go on to full resolution; by itself 2, with a point group 4.",
+    )
     max_particles: int = param(
-        800, ge=50, help="Particles used for the search, drawn at random from all."
+        2000, ge=50, help="Particles used for the search, drawn at random from all."
     )
     start_resolution_angst: float = param(30.0, gt=0, help="Resolution used at the start.")
     max_resolution_angst: float = param(10.0, gt=0, help="Resolution used at the end.")
-    ramp_iterations: int = param(
-        12, ge=1, le=200, help="Iterations over which the resolution grows."
+    coarse_iterations: int = param(
+        14, ge=2, le=500, help="Iterations of every start at low resolution."
     )
-    iterations: int = param(24, ge=2, le=500, help="Iterations of each search.")
+    fine_iterations: int = param(
+        16, ge=4, le=500, help="Iterations of the finalists at full resolution."
+    )
+    particles_per_iteration: int = param(
+        300, ge=20, help="Particles drawn for an iteration, and for each class."
+    )
     tau: float = param(
-        4.0, gt=0, advanced=True, help="Trust in the data against the prior of smooth maps."
+        2.0, gt=0, advanced=True, help="Trust in the data where maps are filtered; 1 is neutral."
     )
     shift_range_angst: float = param(
         15.0, gt=0, advanced=True, help="Largest shift that is searched."
@@ -72,55 +88,10 @@ class Outputs(Ports):
     particles: DataSet = port(PARTICLES)
 
 
-def expect_seed(
-    rows: pl.DataFrame, task: Task, *, config: "ClassifyConfig", states: dict[str, ArrayRef]
-) -> tuple[pl.DataFrame, dict[str, Any]]:
-    """Compare particles with the maps of one search and add up what they say."""
-    import dataclasses
-
-    import torch
-
-    from verglas.algorithms.em.classify import ClassifyState, classify_plan, classify_references
-    from verglas.algorithms.em.expectation import expect, scatter
-    from verglas.kernels.disc import half_disc
-
-    torch.set_num_threads(task.threads)
-    seed = int(rows[_SEED][0])
-    config = dataclasses.replace(config, seed=config.seed + seed)
-    state = ClassifyState.from_arrays(task.load(states[str(seed)]))
-    search = classify_plan(config, state)
-    radius = search.levels[-1].radius
-    rows, views = views_of_rows(
-        rows,
-        task,
-        disc=half_disc(config.box, radius),
-        noise_power=state.noise_power,
-        scale=state.scale,
-        pixel_size_angst=config.pixel_size_angst,
-    )
-    n_groups = len(state.noise_power)
-    if state.iteration == 0:
-        generator = torch.Generator().manual_seed(int(task.rng.integers(2**62)))
-        sums = scatter(
-            views,
-            search,
-            n_references=config.n_classes,
-            n_groups=n_groups,
-            padding=config.padding,
-            planar=False,
-            generator=generator,
-        )
-        return rows.select("item_id", _SEED), sums.to_arrays()
-    references = classify_references(config, state, radius)
-    poses, sums = expect(views, references, search, n_groups=n_groups)
-    found = pose_rows(rows, poses).with_columns(rows[_SEED])
-    return found, sums.to_arrays()
-
-
 def _make_config(
-    params: InitialVolumeParams, inputs: Inputs, stack: ParticleStack, seed: int
-) -> "ClassifyConfig":
-    from verglas.algorithms.em.classify import ClassifyConfig
+    params: InitialVolumeParams, inputs: Inputs, stack: ParticleStack
+) -> "FirstMapConfig":
+    from verglas.algorithms.em.first_map import FirstMapConfig
     from verglas.kernels.symmetry import parse_symmetry
 
     if params.max_resolution_angst > params.start_resolution_angst:
@@ -133,7 +104,7 @@ def _make_config(
     except ValueError as error:
         raise ParamsError(str(error), "give a point group, as C1, D7 or O") from error
     extent = stack.box_px * stack.pixel_size_angst
-    return ClassifyConfig(
+    return FirstMapConfig(
         box=stack.box_px,
         pixel_size_angst=stack.pixel_size_angst,
         diameter_angst=diameter_of(params.diameter_angst, inputs.particles, extent),
@@ -142,84 +113,70 @@ def _make_config(
         tau=params.tau,
         start_resolution_angst=params.start_resolution_angst,
         max_resolution_angst=max(params.max_resolution_angst, 2.2 * stack.pixel_size_angst),
-        ramp_iterations=params.ramp_iterations,
-        max_iterations=params.iterations,
+        coarse_iterations=params.coarse_iterations,
+        fine_iterations=params.fine_iterations,
+        views_per_iteration=params.particles_per_iteration,
         shift_range_angst=params.shift_range_angst,
-        finest_step_deg=3.75,
-        seed=seed * 1000,
     )
 
 
-def _expect(
-    ctx: Context, rows: pl.DataFrame, config: "ClassifyConfig", states: "list[ClassifyState]"
-) -> "tuple[pl.DataFrame, list[Sums]]":
-    import numpy as np
-
-    from verglas.algorithms.em.mstep import Sums
-
-    refs = {
-        str(i): ctx.put({name: np.asarray(value) for name, value in state.to_arrays().items()})
-        for i, state in enumerate(states)
-    }
-    found = ctx.accumulate(expect_seed, rows, chunk=_CHUNK, by=_SEED, config=config, states=refs)
-    return found.rows, [Sums.from_arrays(found.sums[i]) for i in sorted(found.sums)]
+def _for_each(starts: list[int], rows: pl.DataFrame) -> pl.DataFrame:
+    """Repeat the particles for every start, heat or final."""
+    return pl.DataFrame({START: starts}).join(rows, how="cross")
 
 
-def _search(
-    ctx: Context, rows: pl.DataFrame, config: "ClassifyConfig", noise: "Tensor", n_searches: int
-) -> "list[ClassifyState]":
-    """Run all searches side by side."""
-    from verglas.algorithms.em.classify import ClassifyState, classify_update, first_state
-
-    def unpack(arrays: dict[str, Any]) -> list[ClassifyState]:
-        return [
-            ClassifyState.from_arrays(
-                {
-                    name.removeprefix(f"{i}_"): value
-                    for name, value in arrays.items()
-                    if name.startswith(f"{i}_")
-                }
-            )
-            for i in range(n_searches)
-        ]
-
-    def pack(states: list[ClassifyState]) -> dict[str, Any]:
-        return {
-            f"{i}_{name}": value
-            for i, state in enumerate(states)
-            for name, value in state.to_arrays().items()
-        }
-
-    def step(arrays: dict[str, Any], iteration: int) -> dict[str, Any]:
-        states = unpack(arrays)
-        _, sums = _expect(ctx, rows, config, states)
-        states = [classify_update(config, state, s) for state, s in zip(states, sums, strict=True)]
-        fits = ", ".join(f"{state.fit_loglik:.2f}" for state in states)
-        ctx.log.info("iteration %d: fits %s", iteration + 1, fits)
-        resolution = config.extent_angst / config.radius_at(iteration)
-        ctx.progress(iteration + 1, config.max_iterations, f"{resolution:.0f} Å")
-        return pack(states)
-
-    first = pack([first_state(config, noise)] * n_searches)
-    until = _after(config.max_iterations)
-    return unpack(ctx.iterate(step, first, until=until))
+def _race(
+    ctx: Context, rows: pl.DataFrame, config: "FirstMapConfig", noise: ArrayRef, seeds: list[int]
+) -> "dict[int, Candidate]":
+    """Run all starts at low resolution; return them judged, by seed."""
+    heats = {i: seeds[i :: -(-len(seeds) // _HEAT)] for i in range(-(-len(seeds) // _HEAT))}
+    found = ctx.accumulate(
+        run_heat,
+        _for_each(list(heats), rows),
+        chunk=rows.height,
+        by=START,
+        config=config,
+        noise=noise,
+        seeds=heats,
+    )
+    arrays = {name: value for sums in found.sums.values() for name, value in sums.items()}
+    return {seed: unpack(arrays, f"{seed}_") for seed in seeds}
 
 
-def _after(iterations: int) -> Any:
-    def until(arrays: dict[str, Any]) -> bool:
-        return int(arrays["0_iteration"]) >= iterations
-
-    return until
+def _finals(
+    ctx: Context,
+    rows: pl.DataFrame,
+    config: "FirstMapConfig",
+    noise: ArrayRef,
+    starts: "dict[int, Candidate]",
+) -> "dict[int, Candidate]":
+    """Take starts to full resolution; return them judged, the likeliest first."""
+    found = ctx.accumulate(
+        run_final,
+        _for_each(list(starts), rows),
+        chunk=rows.height,
+        by=START,
+        config=config,
+        noise=noise,
+        starts={seed: ctx.put(pack(start)) for seed, start in starts.items()},
+    )
+    done = {seed: unpack(arrays) for seed, arrays in found.sums.items()}
+    return dict(sorted(done.items(), key=lambda item: -item[1].loglik))
 
 
 @protocol(
     "particles.initial_volume",
-    version=1,
+    version=2,
     label="Find a first map",
-    citations=("10.1016/j.jmb.2011.11.010",),
+    citations=(
+        "10.1016/j.jmb.2011.11.010",
+        "10.1111/j.1467-9868.2009.00698.x",
+    ),
 )
 def run(ctx: Context, params: InitialVolumeParams, inputs: Inputs) -> Outputs:
-    """Search from several random starts side by side, and keep the best."""
+    """Search from many random starts, take the best few to full resolution, and choose."""
+    from verglas.algorithms.em.first_map import finalists
+
     stack = read_stack(inputs.particles, needed_by="particles.initial_volume")
     if stack.rows.height < _MIN_PARTICLES:
         raise ParamsError(
@@ -227,63 +184,85 @@ def run(ctx: Context, params: InitialVolumeParams, inputs: Inputs) -> Outputs:
             f"{stack.rows.height}",
             "pick more, or loosen the selection",
         )
-    config = _make_config(params, inputs, stack, ctx.seed)
-    radius = config.radius_at(config.max_iterations)
+    config = _make_config(params, inputs, stack)
     n = min(params.max_particles, stack.rows.height)
-    chosen = stack.rows.sample(n, seed=ctx.seed).sort("item_id")
-    stack, noise = initial_noise(
+    # the order is random: the first views of all stand for the whole where maps are judged
+    chosen = stack.rows.sample(n, seed=ctx.seed, shuffle=True)
+    stack, power = initial_noise(
         ctx,
         ParticleStack(chosen, stack.n_groups, stack.box_px, stack.pixel_size_angst),
-        radius=radius,
+        radius=config.max_radius,
     )
-    searches = pl.DataFrame({_SEED: range(params.n_searches)})
-    rows = searches.join(stack.rows, how="cross")
-    states = _search(ctx, rows, config, noise, params.n_searches)
-    best = max(range(len(states)), key=lambda i: states[i].fit_loglik)
-    found, _ = _expect(ctx, rows.filter(pl.col(_SEED) == best), config, _only(states, best))
-    ctx.metric("agreement", _agreement(states, best))
-    ctx.metric("evidence_loglik", states[best].evidence_loglik)
-    ctx.log.info("search %d of %d explains the particles best", best + 1, len(states))
-    poses = found.drop(_SEED)
+    noise = ctx.put({"noise_power": power.numpy()})
+    # symmetric maps meet more dead ends, and cost a fraction: one of n orientations is searched
+    free = config.symmetry == "C1"
+    n_searches = params.n_searches or (6 if free else 12)
+    n_finalists = params.n_finalists or (2 if free else 4)
+    seeds = [1000 * ctx.seed + i for i in range(n_searches)]
+    ctx.progress(0, 3, f"{len(seeds)} starts")
+    race = _race(ctx, stack.rows, config, noise, seeds)
+    ranked = sorted(seeds, key=lambda seed: -race[seed].loglik)
+    ctx.log.info("evidence of starts: %s", ", ".join(f"{race[s].loglik:.2f}" for s in ranked))
+    passed = [seeds[i] for i in finalists([race[s] for s in seeds], n_finalists)]
+    ctx.progress(1, 3, f"{len(passed)} finals")
+    finals = _finals(ctx, stack.rows, config, noise, {seed: race[seed] for seed in passed})
+    ctx.progress(2, 3, "poses")
+    best = next(iter(finals.values()))
+    agreements = _agreements(config, finals)
+    for (seed, final), agreement in zip(finals.items(), agreements, strict=True):
+        ctx.log.info(
+            "start %d: evidence %.2f, agreement with the best %.2f", seed, final.loglik, agreement
+        )
+    agreement = max(agreements[1:], default=0.0)
+    ctx.metric("agreement", agreement)
+    ctx.metric("evidence_loglik", best.loglik)
+    if agreement < _SURE and config.n_classes == 1:
+        ctx.warn(
+            f"no second start found the same map (agreement {agreement:.2f}): the map may be "
+            "wrong; raise n_searches, or look at the classes in 2D"
+        )
+    poses = ctx.map(
+        place, stack.rows, chunk=_CHUNK, config=config, noise=noise, chosen=ctx.put(pack(best))
+    )
     kept = inputs.particles.select(poses.select("item_id"))
     return Outputs(
-        volumes=_volumes(ctx, inputs, config, states[best]),
+        volumes=_volumes(ctx, inputs, config, best, agreement),
         particles=kept.with_columns(poses),
     )
 
 
-def _only(states: "list[ClassifyState]", best: int) -> "list[ClassifyState]":
-    return states[: best + 1]
+def _agreements(config: "FirstMapConfig", finals: "dict[int, Candidate]") -> list[float]:
+    """Return the agreement of each final's fullest map with that of the first."""
+    from verglas.algorithms.em.agreement import map_agreement
 
-
-def _agreement(states: "list[ClassifyState]", best: int) -> float:
-    """Mean correlation of the other searches' first maps with the best, in the better hand."""
-    import torch
-
-    reference = states[best].maps[0]
-    values = []
-    for i, state in enumerate(states):
-        if i == best:
-            continue
-        other = state.maps[0]
-        pair = [
-            float(torch.nn.functional.cosine_similarity(reference.flatten(), m.flatten(), dim=0))
-            for m in (other, other.flip(0))
-        ]
-        values.append(max(pair))
-    return sum(values) / len(values) if values else 1.0
+    fullest = [final.maps[int(final.class_weight.argmax())] for final in finals.values()]
+    return [1.0] + [
+        map_agreement(
+            fullest[0],
+            other,
+            pixel_size_angst=config.extent_angst / fullest[0].shape[-1],
+            diameter_angst=config.diameter_angst,
+            resolution_angst=config.max_resolution_angst,
+            symmetry=config.symmetry,
+        )
+        for other in fullest[1:]
+    ]
 
 
 def _volumes(
-    ctx: Context, inputs: Inputs, config: "ClassifyConfig", state: "ClassifyState"
+    ctx: Context,
+    inputs: Inputs,
+    config: "FirstMapConfig",
+    best: "Candidate",
+    agreement: float,
 ) -> DataSet:
     from verglas.kernels.fourier import fourier_resize3
 
-    order = state.class_weight.argsort(descending=True).tolist()
-    n = state.maps.shape[-1]
+    order = best.class_weight.argsort(descending=True).tolist()
+    n = best.maps.shape[-1]
     paths = []
     for rank, c in enumerate(order):
-        full = fourier_resize3(state.maps[c : c + 1], shape=(config.box,) * 3)[0]
+        full = fourier_resize3(best.maps[c : c + 1], shape=(config.box,) * 3)[0]
         full = full * (n / config.box) ** 3
         paths.append(write_map(ctx, f"map_{rank + 1}.mrc", full, config.pixel_size_angst))
     optics = inputs.particles.optics.head(1)
@@ -292,9 +271,10 @@ def _volumes(
             "image_path": paths,
             "image_slice": [0] * len(paths),
             "class_index": order,
-            "class_prob": [min(1.0, float(state.class_weight[c])) for c in order],
+            "class_prob": [min(1.0, float(best.class_weight[c])) for c in order],
             "resolution_angst": [config.max_resolution_angst] * len(paths),
             "symmetry": [config.symmetry] * len(paths),
+            "agreement": [agreement] * len(paths),
             "optics_group": [int(optics["optics_group"][0])] * len(paths),
         }
     )

@@ -1,0 +1,121 @@
+"""What a first map computes in chunks: heats of coarse searches, finals, poses."""
+
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from verglas.protocols._particles import views_of_rows
+from verglas.protocols._poses import pose_rows
+from verglas.sdk import ArrayRef, Task
+
+if TYPE_CHECKING:
+    from verglas.algorithms.em.first_map import Candidate, FirstMapConfig
+    from verglas.algorithms.views import Views
+
+__all__ = ["START", "pack", "place", "run_final", "run_heat", "unpack"]
+
+START = "x_start"
+
+
+def pack(candidate: "Candidate", prefix: str = "") -> dict[str, Any]:
+    """Return a candidate as arrays."""
+    import numpy as np
+
+    return {f"{prefix}{name}": np.asarray(v) for name, v in candidate.to_arrays().items()}
+
+
+def unpack(arrays: dict[str, Any], prefix: str = "") -> "Candidate":
+    """Rebuild a candidate from `pack`."""
+    from verglas.algorithms.em.first_map import Candidate
+
+    found = {n.removeprefix(prefix): v for n, v in arrays.items() if n.startswith(prefix)}
+    return Candidate.from_arrays(found)
+
+
+def _views(
+    rows: pl.DataFrame, task: Task, config: "FirstMapConfig", noise: ArrayRef
+) -> "tuple[pl.DataFrame, Views]":
+    import torch
+
+    from verglas.algorithms.em.first_map import with_noise_of_disc
+    from verglas.kernels.disc import half_disc
+
+    torch.set_num_threads(task.threads)
+    # likelihoods fade into numbers too small for fast arithmetic: the products take twice as long
+    torch.set_flush_denormal(True)
+    power = torch.as_tensor(task.load(noise)["noise_power"])
+    rows, views = views_of_rows(
+        rows,
+        task,
+        disc=half_disc(config.box, config.max_radius),
+        noise_power=power,
+        scale=torch.ones(len(power)),
+        pixel_size_angst=config.pixel_size_angst,
+    )
+    return rows, with_noise_of_disc(views, config)
+
+
+def run_heat(
+    rows: pl.DataFrame,
+    task: Task,
+    *,
+    config: "FirstMapConfig",
+    noise: ArrayRef,
+    seeds: dict[int, list[int]],
+) -> tuple[pl.DataFrame, dict[str, Any]]:
+    """Run the coarse searches of one heat."""
+    from verglas.algorithms.em.first_map import coarse_search, judge
+
+    mine = seeds[int(rows[START][0])]
+    rows, views = _views(rows, task, config, noise)
+    arrays: dict[str, Any] = {}
+    for done, seed in enumerate(mine):
+        task.progress(done, len(mine))
+        found = judge(views, config, coarse_search(views, config, seed=seed), fine=False)
+        arrays |= pack(found, f"{seed}_")
+    return rows.select("item_id", START), arrays
+
+
+def run_final(
+    rows: pl.DataFrame,
+    task: Task,
+    *,
+    config: "FirstMapConfig",
+    noise: ArrayRef,
+    starts: dict[int, ArrayRef],
+) -> tuple[pl.DataFrame, dict[str, Any]]:
+    """Take one start to the last resolution."""
+    from verglas.algorithms.em.first_map import fine_search, judge
+
+    seed = int(rows[START][0])
+    found = unpack(task.load(starts[seed]))
+    rows, views = _views(rows, task, config, noise)
+    for done, better in enumerate(fine_search(views, config, found, seed=seed)):
+        task.progress(done, config.fine_iterations)
+        found = better
+    return rows.select("item_id", START), pack(judge(views, config, found, fine=True))
+
+
+def place(
+    rows: pl.DataFrame,
+    task: Task,
+    *,
+    config: "FirstMapConfig",
+    noise: ArrayRef,
+    chosen: ArrayRef,
+) -> pl.DataFrame:
+    """Give particles their poses in the chosen map."""
+    import dataclasses
+
+    import torch
+
+    from verglas.algorithms.em.expectation import expect
+    from verglas.algorithms.em.first_map import placing
+
+    candidate = unpack(task.load(chosen))
+    rows, views = _views(rows, task, config, noise)
+    views = dataclasses.replace(views, noise_power=views.noise_power * candidate.noise_factor)
+    search, references = placing(config, candidate)
+    n_groups = int(torch.as_tensor(views.group).max()) + 1
+    poses, _ = expect(views, references, search, n_groups=n_groups)
+    return pose_rows(rows, poses)
