@@ -14,7 +14,7 @@ from tests.algorithms.em.model_images import PIXEL_ANGST, draw_views, in_plane, 
 from tests.tolerance import STAT
 from verglas.algorithms.em.expectation import Level, References, Search, expect
 from verglas.algorithms.em.ladder import score_cells, select_cells
-from verglas.algorithms.em.search import posterior_of_bank, shift_grid
+from verglas.algorithms.em.search import Posterior, posterior_of_bank, shift_grid
 from verglas.kernels.slices import extract_slices
 from verglas.kernels.so3 import orientation_grid
 
@@ -112,9 +112,9 @@ def test_posterior_of_cells_is_calibrated():
             log_prior_shift=log_prior_shift().expand(N_VIEWS, -1),
             log_prior_reference=torch.zeros(1),
             padding=2,
-            temperature=1 / factor,
         )
-        worst[factor] = worst_deviation(*of_true_pose(result.posterior, listed, shift))
+        posterior = Posterior.of_scores(result.loglik.contiguous(), 1 / factor)
+        worst[factor] = worst_deviation(*of_true_pose(posterior, listed, shift))
     assert worst[1.0] < STAT, worst
     assert min(worst[0.5], worst[2.0]) > 1.5 * STAT, worst
 

@@ -24,7 +24,7 @@ from verglas.algorithms.em.expectation import (
 )
 from verglas.algorithms.em.ladder import score_cells, select_cells
 from verglas.algorithms.em.mstep import Sums
-from verglas.algorithms.em.search import child_rotations, shift_grid
+from verglas.algorithms.em.search import Posterior, child_rotations, shift_grid
 from verglas.algorithms.views import make_views
 from verglas.kernels.slices import extract_slices
 from verglas.kernels.so3 import orientation_grid, random_rotations
@@ -154,8 +154,8 @@ def test_scores_of_cells_are_the_log_likelihood_of_whole_images():
         log_prior_shift=log_prior,
         log_prior_reference=torch.zeros(1),
         padding=2,
-        temperature=1.0,
     )
+    posterior = Posterior.of_scores(result.loglik.contiguous())
     slices = extract_slices(
         setting.half_volumes[0], cells.children.flatten(0, 1), setting.disc.frequencies_px
     )
@@ -164,9 +164,7 @@ def test_scores_of_cells_are_the_log_likelihood_of_whole_images():
     for i in range(4):
         mine = torch.cat([torch.arange(8) + 8 * i, torch.arange(8) + 8 * ((i + 1) % 4)])
         evidence = expected[i][:, mine].flatten().logsumexp(0)
-        assert float(result.posterior.evidence_loglik[i]) == pytest.approx(
-            float(evidence), abs=2e-3
-        )
+        assert float(posterior.evidence_loglik[i]) == pytest.approx(float(evidence), abs=2e-3)
 
 
 @pytest.mark.parametrize("finer", [False, True])
