@@ -68,14 +68,21 @@ def _names_dataset(ref: str) -> bool:
     return ref.strip().lower().startswith("d") or "." in ref
 
 
-def _print_rows(title: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+def _print_rows(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    key: str = "item_id",
+) -> None:
     """Write rows; where they have many columns, each row goes down the page."""
-    if len(columns) <= _MOST_COLUMNS or not rows:
+    if len(columns) <= _MOST_COLUMNS or not 1 <= len(rows) <= _MOST_COLUMNS:
         cells = [[_cell(row[name]) for name in columns] for row in rows]
         print_table(title, columns, cells)
         return
-    heads = [f"item {row['item_id']}" if "item_id" in row else "" for row in rows]
-    lines = [[name, *(_cell(row[name]) for row in rows)] for name in columns if name != "item_id"]
+    word = key.removesuffix("_id").replace("_", " ")
+    heads = [f"{word} {row[key]}" if key in row else "" for row in rows]
+    lines = [[name, *(_cell(row[name]) for row in rows)] for name in columns if name != key]
     print_table(title, ["", *heads], lines)
 
 
@@ -153,8 +160,8 @@ def _print_dataset(project: "Project", data: "DataSet") -> None:
     columns = ("column", "unit", "low", "mean", "high", "meaning")
     print_table("\ncolumns", columns, rows, right=("low", "mean", "high"))
     if data.optics.height:
-        cells = [[value_text(v) for v in row] for row in data.optics.rows()]
-        print_table("\noptics groups", data.optics.columns, cells)
+        groups = data.optics.rows(named=True)
+        _print_rows("\noptics groups", data.optics.columns, groups, key="optics_group")
 
 
 def _dataset_json(project: "Project", data: "DataSet") -> dict[str, Any]:
