@@ -181,8 +181,9 @@ def test_grids_are_as_fine_as_what_is_resolved(shell, final):
     assert steps == [7.5 / 2**i for i in range(len(steps))]
     resolution = WIDE.extent_angst / shell
     wanted = math.degrees(0.75 * resolution / 130.0)
-    assert steps[-1] <= max(wanted, WIDE.finest_step_deg) * 1.0001 or len(steps) == 1
-    assert steps[-1] > min(wanted, 7.5) / 2.0001
+    # what is finer than 3.75 degrees is continuous
+    wanted = min(max(wanted, 3.75), 7.5)
+    assert wanted / 2.0001 < steps[-1] <= wanted * 1.0001
     radii = [level.radius for level in search.levels]
     assert radii == sorted(radii)
     # far enough to see signal beyond what the sphere lets leak
@@ -196,11 +197,11 @@ def test_grids_are_as_fine_as_what_is_resolved(shell, final):
 
 
 def test_limits_of_step_and_resolution_are_kept():
-    coarse = dataclasses.replace(WIDE, finest_step_deg=3.0, max_resolution_angst=6.0)
+    coarse = dataclasses.replace(WIDE, finest_step_deg=6.0, max_resolution_angst=6.0)
     search = plan(coarse, at(40))
     assert coarse.max_radius == 30
-    assert search.levels[-1].radius == 30
-    assert search.levels[-1].step_deg == 1.875  # the first below 3
+    assert search.radius == 30
+    assert search.levels[-1].step_deg == 3.75  # the first below 6
 
 
 def test_shifts_are_searched_as_far_as_the_prior_but_not_beyond_the_range():

@@ -64,6 +64,8 @@ class Search:
         noise_radius_angst: radius of the disc in which the noise is measured.
         polish: the continuous stage that follows, if any; then the grids only find where
             it starts.
+        operators: `[g, 3, 3]`, of the point group; the continuous stage follows one copy of
+            a peak only.
     """
 
     rotations_ref_to_img: Tensor
@@ -77,6 +79,7 @@ class Search:
     block_gb: float = 0.2
     noise_radius_angst: float = 0.0
     polish: Polish | None = None
+    operators: Tensor | None = None
 
     @property
     def radius(self) -> int:
@@ -91,6 +94,7 @@ def expect(
     *,
     n_groups: int,
     shifts_angst: Tensor | None = None,
+    known: Starts | None = None,
 ) -> tuple[Poses, Sums]:
     """Score all views against the references and add up the expectations.
 
@@ -100,6 +104,7 @@ def expect(
         search: grids and priors.
         n_groups: number of noise groups in the whole data set.
         shifts_angst: `[b, 2]`, present centres; zero if not given.
+        known: further poses for the continuous stage to start from.
 
     Returns:
         The best pose of each view and the sums.
@@ -112,6 +117,8 @@ def expect(
     bank = Bank.make(disc, references, search.rotations_ref_to_img)
     if search.polish:
         starts = _starts(views, centre, bank, references, search, search.polish.n_starts)
+        if known is not None:
+            starts = Starts.join([known, starts]).by_view()
         return _polished(views, references, starts, search, sums, window), sums
     if len(search.levels) == 1:
         return _dense(views, centre, bank, references, search, sums, window), sums
@@ -194,6 +201,7 @@ def _polished(
                 shift_prior_angst=search.shift_prior_angst,
                 sums=sums,
                 window=window,
+                operators=search.operators,
             )
         )
     return Poses.join(parts)
@@ -399,14 +407,18 @@ def _starts(
         row = _top_rows(profile)
         rotation, cell = descent.rotations(torch.arange(len(views))[:, None], row)
         reference = descent.cells.reference[cell]
-        found = top_starts(profile, row, rotation, reference, last.step_deg, n_starts)
+        found = top_starts(
+            profile, row, rotation, reference, last.step_deg, n_starts, search.operators
+        )
         return found.starts(descent.centre[found.view] + last.shifts_angst[found.shift])
     parts = []
     for block, profile in _dense_profiles(views, centre, bank, search):
         row = _top_rows(profile)
         rotation = bank.rotations_ref_to_img[bank.row_rotation[row]]
         reference = bank.row_reference[row]
-        found = top_starts(profile, row, rotation, reference, last.step_deg, n_starts)
+        found = top_starts(
+            profile, row, rotation, reference, last.step_deg, n_starts, search.operators
+        )
         view = found.view + block.start
         starts = found.starts(centre[view] + last.shifts_angst[found.shift])
         parts.append(replace(starts, view=view))

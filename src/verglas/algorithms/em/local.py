@@ -21,7 +21,7 @@ __all__ = ["GridStarts", "Peaks", "Starts", "climb", "top_starts"]
 
 _FIRST_DAMPING = 1e-2
 _LESS, _MORE = 0.2, 8.0
-_SETTLED = 0.02  # log units that the next step promises
+_SETTLED = 0.05  # log units that the next step promises
 _LONGEST_TURN = 0.12  # radians in one step
 _LONGEST_SHIFT_PX = 2.0
 _LEAST_SHARE = 1e-3  # of the best row, at the temperature of the grid
@@ -50,6 +50,10 @@ class Starts:
     def take(self, index: Tensor) -> "Starts":
         """Return some of them."""
         return Starts(*(value[index] for value in vars(self).values()))
+
+    def by_view(self) -> "Starts":
+        """Return them sorted by view."""
+        return self.take(torch.argsort(self.view, stable=True))
 
     @staticmethod
     def join(parts: "list[Starts]") -> "Starts":
@@ -85,6 +89,7 @@ def top_starts(
     reference: Tensor,
     step_deg: float,
     n_starts: int,
+    operators: Tensor | None = None,
 ) -> GridStarts:
     """Choose the best rows of each view that are not neighbours of better ones.
 
@@ -95,12 +100,18 @@ def top_starts(
         reference: `[b, m]`.
         step_deg: of the grid; rows nearer than 1.6 steps are neighbours.
         n_starts: at most, of each view.
+        operators: `[g, 3, 3]`, of the references' point group; copies of a row under it are
+            its neighbours.
     """
     m = row.shape[1]
     mass = profile.row_mass.gather(1, row)
     limit = 1 + 2 * math.cos(math.radians(1.6 * step_deg))
     flat = rotations_ref_to_img.flatten(2)
-    near = (flat @ flat.mT > limit) & (reference[:, :, None] == reference[:, None, :])
+    traces = flat @ flat.mT
+    for operator in operators[1:] if operators is not None else ():
+        copy = (rotations_ref_to_img @ operator.to(flat)).flatten(2)
+        traces = torch.maximum(traces, flat @ copy.mT)
+    near = (traces > limit) & (reference[:, :, None] == reference[:, None, :])
     keep = mass > _LEAST_SHARE * mass[:, :1]
     for later in range(1, m):
         shadowed = (near[:, later, :later] & keep[:, :later]).any(1)

@@ -15,11 +15,13 @@ from verglas.algorithms.em.polish import Polish
 from verglas.algorithms.em.refine import RefineConfig, RefineState
 from verglas.algorithms.em.search import shift_grid
 from verglas.kernels.so3 import orientation_grid, rotation_from_vector
+from verglas.kernels.symmetry import symmetry_operators
 
 __all__ = ["is_concentrated", "is_local", "plan"]
 
 _COARSEST_STEP_DEG = 7.5
 _DENSE_ORDER = 3  # 7.5 degrees
+_FINEST_ORDER = 4  # 3.75 degrees; posteriors that are broad need no finer grid
 _MANY_ROWS = 6000  # beyond, the dense level is twice as coarse
 _CONCENTRATED_DEG = 15.0
 _COARSE = 1.2  # resolution of a level that is not the last, in steps at the particle's surface
@@ -76,8 +78,14 @@ def plan(config: RefineConfig, state: RefineState, *, final: bool = False) -> Se
         shift_prior_angst=state.shift_prior_angst,
         max_cells=256 if polished else 64,
         noise_radius_angst=0.5 * config.diameter_angst,
-        polish=Polish(radius=radius, first_radius=levels[-1].radius) if polished else None,
+        operators=symmetry_operators(config.symmetry),
+        polish=_polish(state, radius, levels[-1].radius) if polished else None,
     )
+
+
+def _polish(state: RefineState, radius: int, first_radius: int) -> Polish:
+    score_radius = min(radius, state.shell + 1)
+    return Polish(radius, score_radius, min(first_radius, score_radius))
 
 
 def _radius(config: RefineConfig, state: RefineState, *, final: bool) -> int:
@@ -92,7 +100,8 @@ def _orders(config: RefineConfig, state: RefineState) -> tuple[int, int]:
     resolution = config.extent_angst / state.shell
     wanted = math.degrees(0.75 * resolution / config.diameter_angst)
     wanted = max(config.finest_step_deg, min(wanted, _COARSEST_STEP_DEG))
-    return _DENSE_ORDER, max(_DENSE_ORDER, math.ceil(math.log2(60 / wanted) - 1e-6))
+    order = math.ceil(math.log2(60 / wanted) - 1e-6)
+    return _DENSE_ORDER, min(max(_DENSE_ORDER, order), _FINEST_ORDER)
 
 
 def _orders_of_starts(config: RefineConfig) -> tuple[int, int]:

@@ -39,17 +39,19 @@ class Polish:
     """How the continuous stage works.
 
     Attributes:
-        radius: shells used.
-        first_radius: shells used for the first few steps.
+        radius: shells that are added up.
+        score_radius: shells that are compared; farther out the reference is empty.
+        first_radius: shells compared in the first few steps.
         n_starts: peaks followed for each view at most.
         steps: evaluations of the score in a climb at most.
         n_samples: poses drawn about each peak.
     """
 
     radius: int
+    score_radius: int
     first_radius: int
     n_starts: int = 3
-    steps: int = 10
+    steps: int = 8
     n_samples: int = 16
 
 
@@ -71,6 +73,7 @@ def polish(
     shift_prior_angst: float,
     sums: Sums,
     window: NoiseWindow,
+    operators: Tensor | None = None,
 ) -> Poses:
     """Climb from the starts, sample the posterior about the peaks, add up expectations.
 
@@ -82,22 +85,20 @@ def polish(
         shift_prior_angst: standard deviation of shifts about zero.
         sums: added to, in place.
         window: of the noise.
+        operators: `[g, 3, 3]`, of the references' point group.
 
     Returns:
         The highest peak of each view.
     """
-    if how.first_radius < how.radius:
-        first = climb(
-            views.prefix(how.first_radius),
-            references,
-            starts,
-            shift_prior_angst=shift_prior_angst,
-            steps=_FEW_STEPS,
-        )
-        starts = first.at
-    found = climb(views, references, starts, shift_prior_angst=shift_prior_angst, steps=how.steps)
-    peaks = _distinct(found, len(views), views.pixel_size_angst)
-    draws, evidence = _draw(views, references, peaks, how.n_samples, shift_prior_angst)
+    prior = {"shift_prior_angst": shift_prior_angst}
+    seen = views.prefix(how.score_radius)
+    if how.first_radius < how.score_radius:
+        coarse = views.prefix(how.first_radius)
+        first = climb(coarse, references, starts, **prior, steps=_FEW_STEPS)
+        starts = _distinct(first, len(views), views.pixel_size_angst, operators).at
+    found = climb(seen, references, starts, **prior, steps=how.steps)
+    peaks = _distinct(found, len(views), views.pixel_size_angst, operators)
+    draws, evidence = _draw(seen, references, peaks, how.n_samples, shift_prior_angst)
     _insert(views, references, peaks, draws, sums)
     _add_drawn(views, references, peaks, draws, sums, window)
     sums.evidence_loglik.add_(evidence.sum())
@@ -122,8 +123,12 @@ def _take(peaks: Peaks, index: Tensor) -> Peaks:
     return Peaks(peaks.at.take(index), peaks.loglik[index], peaks.precision[index])
 
 
-def _distinct(peaks: Peaks, n_views: int, pixel_size_angst: float) -> Peaks:
+def _distinct(
+    peaks: Peaks, n_views: int, pixel_size_angst: float, operators: Tensor | None = None
+) -> Peaks:
     """Sort peaks by view and height; drop those that are the same, or hopeless."""
+    if operators is None:
+        operators = torch.eye(3, dtype=torch.float64)[None]
     order = torch.argsort(peaks.loglik, descending=True)
     order = order[torch.argsort(peaks.at.view[order], stable=True)]
     peaks = _take(peaks, order)
@@ -134,15 +139,23 @@ def _distinct(peaks: Peaks, n_views: int, pixel_size_angst: float) -> Peaks:
         for earlier in range(later):
             rows = index[:, later] >= 0
             low, high = index[rows, later], index[rows, earlier]
-            same = _distance(peaks, low, high, pixel_size_angst) < _SAME_PEAK
+            same = _distance(peaks, low, high, pixel_size_angst, operators) < _SAME_PEAK
             same &= peaks.at.reference[low] == peaks.at.reference[high]
             keep[low[same & keep[high]]] = False
     return _take(peaks, keep.nonzero().squeeze(1))
 
 
-def _distance(peaks: Peaks, low: Tensor, high: Tensor, pixel_size_angst: float) -> Tensor:
-    """Squared distance of pairs of peaks, in standard deviations of the higher one."""
-    turn = peaks.at.rotations_ref_to_img[low] @ peaks.at.rotations_ref_to_img[high].mT
+def _distance(
+    peaks: Peaks, low: Tensor, high: Tensor, pixel_size_angst: float, operators: Tensor
+) -> Tensor:
+    """Squared distance of pairs of peaks, in standard deviations of the higher one.
+
+    To the nearest copy of the higher one under the point group.
+    """
+    copies = peaks.at.rotations_ref_to_img[high, None] @ operators.double()
+    turns = peaks.at.rotations_ref_to_img[low, None] @ copies.mT
+    nearest = turns.diagonal(dim1=2, dim2=3).sum(2).argmax(1)
+    turn = turns[torch.arange(len(low)), nearest]
     shift = (peaks.at.shifts_angst[low] - peaks.at.shifts_angst[high]) / pixel_size_angst
     apart = torch.cat([_turn_vector(turn), shift], 1)
     return torch.einsum("pi,pij,pj->p", apart, peaks.precision[high], apart)

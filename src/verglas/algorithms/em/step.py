@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from verglas.algorithms.em.expectation import expect, expect_nearby
+from verglas.algorithms.em.local import Starts
 from verglas.algorithms.em.mstep import Sums
 from verglas.algorithms.em.plan import is_local, plan
 from verglas.algorithms.em.references import Poses
@@ -26,6 +27,16 @@ class KnownPoses:
 
     rotations_ref_to_img: Tensor
     shifts_angst: Tensor
+
+    def starts(self) -> Starts:
+        """Return them as places to start from, of the first reference."""
+        n = len(self.shifts_angst)
+        return Starts(
+            view=torch.arange(n),
+            reference=torch.zeros(n, dtype=torch.long),
+            rotations_ref_to_img=self.rotations_ref_to_img.double(),
+            shifts_angst=self.shifts_angst.double(),
+        )
 
     @staticmethod
     def none(n: int) -> "KnownPoses":
@@ -68,4 +79,12 @@ def expect_half(
             rotations_ref_to_img=known.rotations_ref_to_img,
             shifts_angst=known.shifts_angst,
         )
-    return expect(views, reference, search, n_groups=n_groups, shifts_angst=known.shifts_angst)
+    starts = known.starts() if state.n_polished else None
+    return expect(
+        views,
+        reference,
+        search,
+        n_groups=n_groups,
+        shifts_angst=known.shifts_angst,
+        known=starts,
+    )

@@ -364,7 +364,7 @@ def _log_iteration(
 
 @protocol(
     "particles.refine_3d",
-    version=1,
+    version=2,
     label="Refine a map",
     citations=("10.1016/j.jsb.2012.09.006", "10.1016/j.jmb.2003.07.013"),
 )
