@@ -11,6 +11,7 @@ from tests.algorithms.atom_images import Scene, make_scenery
 from verglas.algorithms.aberration_fit import fit_even, fit_odd, solve_ridge
 from verglas.algorithms.aberrations import EVEN_TERMS, ODD_TERMS, Aberrations, coma_per_mrad
 from verglas.algorithms.ctf_refine import (
+    Given,
     Reference,
     astigmatism_equations,
     calibration_sums,
@@ -52,6 +53,7 @@ def _reference(made, factor=1.0):
         padding=2,
         factor=torch.full((radius + 1,), float(factor)),
         noise_power=noise.double(),
+        own_part=torch.zeros(radius + 1),
     )
 
 
@@ -63,13 +65,14 @@ def _pairs(made, reference, aberrations=NONE, defocus_shift=0.0, astigmatism=(0.
     cosine, sine = half * angle.cos() + astigmatism[0], half * angle.sin() + astigmatism[1]
     half = torch.hypot(cosine, sine)
     values[:3] = mean + half, mean - half, torch.rad2deg(torch.atan2(sine, cosine)) / 2
+    given = Given(Optics(*values), aberrations)
     return make_pairs(
         torch.from_numpy(made.pictures),
-        optics=Optics(*values),
+        given=given,
+        of_map=given,
         rotations_ref_to_img=torch.from_numpy(images.rotation_ref_to_img),
         shifts_angst=torch.from_numpy(images.shift_angst),
         reference=reference,
-        aberrations=aberrations,
         disc=half_disc(scene.box, (scene.box - 1) // 2),
         pixel_size_angst=scene.pixel,
     )

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from verglas.kernels.disc import HalfDisc
 
 __all__ = [
+    "ABERRATION_COLUMNS",
     "ParticleStack",
     "aberration_phases",
     "aberrations_of",
@@ -39,8 +40,7 @@ __all__ = [
 
 _CTF = ("defocus_u_angst", "defocus_v_angst", "defocus_angle_deg", "phase_shift_deg")
 _OPTICS = ("pixel_size_angst", "voltage_kv", "spherical_aberration_mm", "amplitude_contrast")
-_ABERRATIONS = (
-    "optics_group",
+ABERRATION_COLUMNS = (
     "beam_tilt_x_mrad",
     "beam_tilt_y_mrad",
     "odd_zernike",
@@ -84,7 +84,7 @@ def read_stack(data: DataSet, *, extra: tuple[str, ...] = (), needed_by: str) ->
     if data.n_items == 0:
         raise PortError(f"{data.name} holds no particles", "loosen what came before")
     known = {*data.columns, *data.optics.columns}
-    kept = [name for name in (*_ABERRATIONS, *extra) if name in known]
+    kept = [name for name in ("optics_group", *ABERRATION_COLUMNS, *extra) if name in known]
     names = dict.fromkeys(("item_id", "image_path", "image_slice", *_CTF, *_OPTICS, *kept))
     rows = data.rows(tuple(names))
     bad = rows.filter(pl.any_horizontal(pl.col(*_CTF, *_OPTICS).is_null()))
@@ -249,7 +249,9 @@ def aberrations_of(rows: pl.DataFrame) -> "tuple[list[Aberrations], Any]":
 
     from verglas.algorithms.aberrations import Aberrations
 
-    names = [name for name in (*_ABERRATIONS, *_OPTICS[1:]) if name in rows.columns]
+    names = [
+        name for name in ("optics_group", *ABERRATION_COLUMNS, *_OPTICS[1:]) if name in rows.columns
+    ]
     if "optics_group" not in names:
         return [Aberrations()], np.zeros(rows.height, np.int64)
     groups = rows.select(names).unique("optics_group", maintain_order=True)

@@ -6,6 +6,14 @@ import pytest
 
 from tests.algorithms.atom_images import Scene, make_scenery
 from verglas.algorithms.aberrations import Aberrations, coma_per_mrad
+from verglas.algorithms.reconstruct import (
+    ReconstructConfig,
+    aberration_tables,
+    add_images,
+    empty_sums,
+    make_maps,
+    stored_sums,
+)
 from verglas.core.errors import PortError
 from verglas.io.mrc import write_mrc
 from verglas.model import PARTICLES, VOLUMES, make_dataset
@@ -144,3 +152,37 @@ def test_particles_without_half_set_are_refused(tmp_path):
     inputs = _inputs(tmp_path, half_set=[None, *([1] * (SCENE.n - 1))])
     with pytest.raises(PortError, match="lack a pose or a half set"):
         run(LocalContext(tmp_path), PARAMS, inputs)
+
+
+def _maps_of(root, off):
+    """Half maps made with a wrong defocus, as a first reconstruction has them."""
+    config = ReconstructConfig(SCENE.box, SCENE.pixel)
+    tables = aberration_tables([Aberrations()], config)
+    wrong = {f"defocus_{x}_angst": getattr(MADE.images, f"defocus_{x}_angst") + off for x in "uv"}
+    images = dataclasses.replace(MADE.images, **wrong)
+    for half in (1, 2):
+        chosen = np.arange(half - 1, SCENE.n, 2)
+        sums = empty_sums(config)
+        add_images(sums, MADE.pictures[chosen], images.take(chosen), config, tables)
+        maps = make_maps({1: stored_sums(sums)}, config, regularise=False)
+        write_mrc(root / f"h{half}.mrc", maps.full, SCENE.pixel, is_stack=False)
+
+
+def test_an_image_does_not_agree_with_its_own_noise_in_the_map(tmp_path):
+    off = np.random.default_rng(1).normal(size=SCENE.n) * 300
+    inputs = _inputs(tmp_path, off)
+    _maps_of(tmp_path, off)
+    volume = inputs.volumes.rows().with_columns(
+        half_map_1_path=pl.lit("h1.mrc"), half_map_2_path=pl.lit("h2.mrc")
+    )
+    inputs = Inputs(
+        particles=inputs.particles,
+        volumes=make_dataset(VOLUMES, volume, root=tmp_path, optics=_optics()),
+    )
+    params = PARAMS.model_copy(update={"beam_tilt": False})
+    rows = run(LocalContext(tmp_path), params, inputs).particles.rows().sort("item_id")
+    error = rows["defocus_u_angst"].to_numpy() - MADE.images.defocus_u_angst
+    said = np.sqrt(np.square(rows["defocus_std_angst"].to_numpy()).mean())
+    # 60 images a half: each is a large part of its map, and would stay where it is
+    assert np.sqrt(np.square(error).mean()) < 0.7 * np.sqrt(np.square(off).mean())
+    assert np.sqrt(np.square(error).mean()) < 1.4 * said

@@ -6,18 +6,35 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from verglas.protocols._particles import aberrations_of, image_source, optics_of, read_images
+from verglas.protocols._particles import (
+    ABERRATION_COLUMNS,
+    aberrations_of,
+    image_source,
+    optics_of,
+    read_images,
+)
 from verglas.sdk import ArrayRef, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from verglas.algorithms.aberrations import Aberrations
-    from verglas.algorithms.ctf_refine import Pairs, Reference
+    from verglas.algorithms.ctf_refine import Given, Pairs, Reference
 
-__all__ = ["POSE", "PairConfig", "add_phases", "calibrate", "fit_particles", "linearise"]
+__all__ = [
+    "DEFOCUS",
+    "POSE",
+    "PairConfig",
+    "add_phases",
+    "calibrate",
+    "fit_particles",
+    "linearise",
+    "remember_ctf",
+]
 
 POSE = ("angle_rot_deg", "angle_tilt_deg", "angle_psi_deg", "shift_x_angst", "shift_y_angst")
+DEFOCUS = ("defocus_u_angst", "defocus_v_angst", "defocus_angle_deg")
+_OF_MAP = "x_of_map_"
 _BLOCK_BYTES = 20_000_000
 
 
@@ -55,7 +72,32 @@ class _Block:
     aberrations: "Aberrations"
 
 
-def _blocks(rows: pl.DataFrame, task: Task, config: PairConfig, maps: ArrayRef) -> Iterator[_Block]:
+def remember_ctf(rows: pl.DataFrame) -> pl.DataFrame:
+    """Keep what the map was made with beside what is about to change."""
+    names = [name for name in (*DEFOCUS, *ABERRATION_COLUMNS) if name in rows]
+    return rows.with_columns(pl.col(name).alias(_OF_MAP + name) for name in names)
+
+
+def _given(rows: pl.DataFrame) -> "Given":
+    from verglas.algorithms.ctf_refine import Given
+
+    return Given(optics_of(rows), aberrations_of(rows)[0][0])
+
+
+def _given_to_map(rows: pl.DataFrame) -> "Given":
+    kept = [name for name in rows.columns if name.startswith(_OF_MAP)]
+    known = rows.drop(DEFOCUS).drop(ABERRATION_COLUMNS, strict=False)
+    return _given(known.rename({name: name.removeprefix(_OF_MAP) for name in kept}))
+
+
+def _blocks(
+    rows: pl.DataFrame,
+    task: Task,
+    config: PairConfig,
+    maps: ArrayRef,
+    *,
+    is_crossed: bool = False,
+) -> Iterator[_Block]:
     import torch
 
     from verglas.algorithms.ctf_refine import Reference, make_pairs
@@ -69,7 +111,8 @@ def _blocks(rows: pl.DataFrame, task: Task, config: PairConfig, maps: ArrayRef) 
     size = max(4, _BLOCK_BYTES // (4 * config.box**2))
     done = 0
     for half_rows in rows.partition_by("half_set", maintain_order=True):
-        volume = torch.from_numpy(arrays["halves"][int(half_rows["half_set"][0]) - 1])
+        half = int(half_rows["half_set"][0]) - 1
+        volume = torch.from_numpy(arrays["halves"][1 - half if is_crossed else half])
         # a magnified image reaches a little beyond its own radius
         reach = config.radius + 3
         reference = Reference(
@@ -77,38 +120,39 @@ def _blocks(rows: pl.DataFrame, task: Task, config: PairConfig, maps: ArrayRef) 
             config.padding,
             torch.from_numpy(arrays["factor"]),
             torch.from_numpy(arrays["noise_power"]),
+            torch.from_numpy(arrays["own_part"]),
         )
         for group_rows in half_rows.partition_by("optics_group", maintain_order=True):
             source = image_source(group_rows, task)
-            aberrations = aberrations_of(group_rows)[0][0]
             for start in range(0, group_rows.height, size):
                 part, images = read_images(group_rows.slice(start, size), source, task, start)
                 pose = torch.tensor(part.select(pl.col(POSE).cast(pl.Float64)).to_numpy())
                 rotations = euler_to_matrix(pose[:, :3])
+                given = _given(part)
                 pairs = make_pairs(
                     torch.from_numpy(images),
-                    optics=optics_of(part),
+                    given=given,
+                    of_map=_given_to_map(part),
                     rotations_ref_to_img=rotations,
                     shifts_angst=pose[:, 3:],
                     reference=reference,
-                    aberrations=aberrations,
                     disc=disc,
                     pixel_size_angst=config.pixel_size_angst,
                 )
-                yield _Block(part, pairs, rotations, reference, aberrations)
+                yield _Block(part, pairs, rotations, reference, given.aberrations)
                 done += part.height
                 task.progress(done, rows.height)
 
 
 def calibrate(
-    rows: pl.DataFrame, task: Task, *, config: PairConfig, maps: ArrayRef
+    rows: pl.DataFrame, task: Task, *, config: PairConfig, maps: ArrayRef, is_crossed: bool
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
-    """Add up what tells the maps' factor and the noise."""
+    """Add up what tells the maps' factor and the noise, or how the other half's map agrees."""
     from verglas.algorithms.ctf_refine import calibration_sums
 
     kept: list[pl.DataFrame] = []
     total: dict[str, Any] = {}
-    for block in _blocks(rows, task, config, maps):
+    for block in _blocks(rows, task, config, maps, is_crossed=is_crossed):
         kept.append(block.rows.select("item_id"))
         for name, value in calibration_sums(block.pairs).items():
             total[name] = total.get(name, 0) + value.numpy()

@@ -1,6 +1,7 @@
 """Refine defocus, astigmatism and aberrations from particles of known pose.
 
-Each particle is compared with the projection of its half's map at its pose. The defocus of each
+Each particle is compared with the projection of its half's map at its pose, less what the
+particle itself put there. The defocus of each
 particle, or of each micrograph, and the micrograph's astigmatism follow from how the contrast
 of the two agrees at each frequency; what all particles of an optics group share (beam tilt,
 trefoil, Cs and tetrafoil, anisotropic magnification) from their sums at each coefficient.
@@ -19,12 +20,14 @@ from verglas.model import PARTICLES, VOLUMES, DataSet
 from verglas.protocols._particles import ParticleStack, aberrations_of, read_stack
 from verglas.protocols._poses import diameter_of
 from verglas.protocols.refine3d._pairs import (
+    DEFOCUS,
     POSE,
     PairConfig,
     add_phases,
     calibrate,
     fit_particles,
     linearise,
+    remember_ctf,
 )
 from verglas.sdk import ArrayRef, Context, Params, Ports, param, port, protocol
 
@@ -43,7 +46,6 @@ _PRIOR_ANGST = (300.0, 300.0, 300.0)  # of a micrograph's mean defocus and astig
 _PRIOR_MAGNIFICATION = 0.05
 _COMA = ((-1, 1), (1, 1), (-1, 3), (1, 3))
 _TREFOIL = ((-3, 3), (3, 3))
-_DEFOCUS = ("defocus_u_angst", "defocus_v_angst", "defocus_angle_deg")
 
 
 class RefineCtfParams(Params):
@@ -150,17 +152,37 @@ def _prepare(
         fits_magnification=params.magnification,
     )
     ones = np.ones(config.radius + 1)
-    plain = ctx.put({"halves": halves.numpy(), "factor": ones, "noise_power": ones})
-    sample = stack.rows.sample(min(stack.rows.height, _CALIBRATION), seed=ctx.seed).sort("item_id")
-    found = ctx.accumulate(calibrate, sample, chunk=_CHUNK, config=config, maps=plain)
-    sums = found.sums[None]
+    arrays = {
+        "halves": halves.numpy(),
+        "factor": ones,
+        "noise_power": ones,
+        "own_part": np.zeros_like(ones),
+    }
+    rows = remember_ctf(stack.rows)
+    sample = rows.sample(min(rows.height, _CALIBRATION), seed=ctx.seed).sort("item_id")
+
+    def calibrated(*, is_crossed: bool) -> Any:
+        return ctx.accumulate(
+            calibrate,
+            sample,
+            chunk=_CHUNK,
+            config=config,
+            maps=ctx.put(arrays),
+            is_crossed=is_crossed,
+        ).sums[None]
+
+    own, other = calibrated(is_crossed=False), calibrated(is_crossed=True)
+    # the noise of an image is in its own half's map only
+    excess = (own["cross"] - other["cross"]) / np.maximum(own["own"], 1e-30)
+    arrays["own_part"] = np.maximum(excess, 0)
+    sums = calibrated(is_crossed=False)
     power = np.maximum(sums["power"], 1e-30)
-    factor = np.maximum(sums["cross"] / power, 0)
     rest = sums["data"] - sums["cross"] ** 2 / power
     noise = np.maximum(rest, 1e-30) / np.maximum(sums["count"], 1) / 2
     extent = config.box * config.pixel_size_angst
     noise[: int(np.ceil(extent / params.lowest_resolution_angst))] = np.inf
-    return config, ctx.put({"halves": halves.numpy(), "factor": factor, "noise_power": noise})
+    arrays |= {"factor": np.maximum(sums["cross"] / power, 0), "noise_power": noise}
+    return config, ctx.put(arrays)
 
 
 def _moved(rows: pl.DataFrame, change: pl.DataFrame) -> pl.DataFrame:
@@ -296,7 +318,7 @@ def run(ctx: Context, params: RefineCtfParams, inputs: Inputs) -> Outputs:
     extent = stack.box_px * stack.pixel_size_angst
     diameter = diameter_of(params.diameter_angst, inputs.particles, extent)
     halves, _ = _half_maps(ctx, inputs, stack, diameter)
-    rows = stack.rows
+    rows = remember_ctf(stack.rows)
     config, maps = _prepare(ctx, params, stack, halves)
     ctx.metric("used_resolution_angst", round(extent / config.radius, 2))
     shared = params.beam_tilt or params.trefoil or params.fourth_order or params.magnification
@@ -340,7 +362,7 @@ def _changed(ctx: Context, data: DataSet, rows: pl.DataFrame) -> DataSet:
     """Write the CTF into the table and the aberrations into the optics table."""
     from verglas.algorithms.aberrations import ABERRATION_COLUMNS
 
-    names = [name for name in (*_DEFOCUS, "defocus_std_angst") if name in rows]
+    names = [name for name in (*DEFOCUS, "defocus_std_angst") if name in rows]
     changed = rows.select("item_id", *names)
     table = data.table.drop(*names, *ABERRATION_COLUMNS, strict=False)
     table = table.join(changed.lazy(), on="item_id", how="left", maintain_order="left")
