@@ -126,7 +126,9 @@ with Project.open(root / "p") as project:
     report["shown"] = [job.status, job.record.error, project.graph().jobs[0].status]
     report["on_disk"] = on_disk()
     report["warnings"] = warnings[:]
-    if not has_reserve:
+    if has_reserve:
+        project.note(1, "can be kept")
+    else:
         try:
             project.note(1, "cannot be kept")
         except DiskFull as error:
@@ -146,6 +148,45 @@ def test_space_kept_back_lets_an_interrupted_job_be_recorded_on_a_full_disk(tmp_
     assert report["shown"][0] == report["on_disk"] == "failed"
     assert report["warnings"] == []
     assert report["is_kept_back"]
+
+
+BEGIN_ON_FULL_DISK = """
+import json, sys
+from pathlib import Path
+from tests.engine.bulky_protocols import bulky_registry
+from verglas.api.project import Project
+from verglas.core.errors import UserError
+from verglas.engine.placement import Placement
+
+root = Path(sys.argv[1])
+report = {}
+with Project.create(
+    root / "p", registry=bulky_registry(), placement=Placement("in_process")
+) as project:
+    project.run("bulk.make_much", n_chunks=1, n_bytes=1000)
+    with (root / "filler").open("wb", buffering=0) as file:
+        for size in (1 << 20, 4096, 1):
+            try:
+                while file.write(bytes(size)):
+                    pass
+            except OSError:
+                pass
+    try:
+        project.run("bulk.make_much", n_chunks=2)
+    except UserError as error:
+        report["error"] = str(error)
+    project.delete(1)
+with Project.open(root / "p") as project:
+    report["jobs"] = [[job.status, job.record.deleted] for job in project.jobs()]
+print(json.dumps(report))
+"""
+
+
+def test_no_job_runs_on_a_full_disk_but_one_can_be_deleted(tmp_path):
+    report = run_on_small_disk(tmp_path, BEGIN_ON_FULL_DISK, "")
+    assert "no space left on device" in report["error"]
+    assert report["jobs"][0] == ["done", True]
+    assert all(status in ("draft", "failed") for status, _ in report["jobs"][1:])
 
 
 def test_project_opens_for_reading_without_any_space(tmp_path):

@@ -16,6 +16,7 @@ __all__ = ["RESERVE_BYTES", "Reserve"]
 log = logging.getLogger(__name__)
 
 RESERVE_BYTES = 256 * 1024
+_SLICE_BYTES = 64 * 1024  # for the project's lock, and some pages of the index
 
 
 class Reserve:
@@ -25,24 +26,25 @@ class Reserve:
         self.path = path
 
     def fill(self) -> None:
-        """Make the file unless it is there, or space is so short that it would do harm."""
-        if self.path.exists():
-            return
+        """Make the file whole unless it is, or space is so short that it would do harm."""
         try:
+            if self.path.exists() and self.path.stat().st_size >= RESERVE_BYTES:
+                return
             if shutil.disk_usage(self.path.parent).free >= 2 * RESERVE_BYTES:
                 # random, since some file systems store zeros in no space at all
                 self.path.write_bytes(os.urandom(RESERVE_BYTES))
         except OSError as error:
             log.debug("no disk space could be kept back: %s", error)
-            self.path.unlink(missing_ok=True)
 
-    def release(self) -> bool:
-        """Give the space back to the disk; False when there was none."""
+    def shrink(self) -> bool:
+        """Give a slice back to the disk, enough for the lock; False when there is none."""
         try:
-            self.path.unlink()
+            left = self.path.stat().st_size - _SLICE_BYTES
+            if left < 0:
+                return False
+            os.truncate(self.path, left)
         except OSError:
             return False
-        log.info("gave up the %d kB kept back for a full disk", RESERVE_BYTES // 1024)
         return True
 
     def become(self, path: Path, text: str) -> bool:

@@ -80,6 +80,7 @@ class Store:
         self._reserve = Reserve(layout.reserve)
         self._unsaved: dict[int, JobRecord] = {}
         self._is_in_memory = False
+        self._has_warned = False
         if self._is_behind():
             self._catch_up()
 
@@ -103,7 +104,7 @@ class Store:
 
         Raises:
             ProjectLocked: another process writes to the project.
-            DiskFull: there is no room for the lock, or to bring the index in line.
+            DiskFull: there is no room for the lock, or for how an interrupted job ended.
         """
         with self._mutex:
             if self._writers == 0:
@@ -130,19 +131,24 @@ class Store:
         with self._mutex:
             self._require_lock()
             path = self.folder(record) / "job.json"
+            is_begun = record.status.is_active or record.status is JobStatus.DRAFT
+            text = json_text(record.model_dump(mode="json"))
             try:
-                self._write(path, json_text(record.model_dump(mode="json")))
+                write_text(path, text)
             except DiskFull as problem:
-                if not record.status.is_active:
+                # what is kept back is for the ends of jobs; one that only begins had better not
+                if is_begun:
+                    raise
+                if not self._reserve.become(path, text):
                     self._unsaved[record.number] = record
                     self._show_from_memory(problem)
-                raise
+                    raise
             self._unsaved.pop(record.number, None)
             try:
                 with transaction(self.connection) as connection:
                     put_records(connection, [(record, file_stamp(path))])
             except DiskFull as problem:
-                self._show_from_memory(problem)  # the folder is right, and it is the truth
+                self._keep_in_memory(problem)
         return record
 
     def new_job_number(self) -> int:
@@ -209,7 +215,7 @@ class Store:
         try:
             self._lock.acquire()
         except DiskFull:
-            if not self._reserve.release():
+            if not self._reserve.shrink():
                 raise
             self._lock.acquire()
         self._close_index()
@@ -221,14 +227,6 @@ class Store:
             if isinstance(problem, DiskFull):
                 self._show_from_memory(problem)
             raise
-
-    def _write(self, path: Path, text: str) -> None:
-        """Write a file, with the space kept back where there is no other."""
-        try:
-            write_text(path, text)
-        except DiskFull:
-            if not self._reserve.become(path, text):
-                raise
 
     def _close_index(self) -> None:
         if self._connection is not None:
@@ -269,15 +267,21 @@ class Store:
 
     def _show_from_memory(self, problem: Exception) -> None:
         """Let the index in memory say how the project stands, since the files cannot."""
-        if not self._is_in_memory:
+        if not self._has_warned:
             log.warning("what is shown could not be written down: %s", problem)
+        self._has_warned = True
+        self._keep_in_memory(problem)
+        unsaved = self._unsaved if self._writers else self._ended_jobs()
+        with transaction(self.connection) as connection:
+            put_records(connection, [(record, 0) for record in unsaved.values()])
+
+    def _keep_in_memory(self, problem: Exception) -> dict[str, int]:
+        """Go on with an index in memory; returns the stamps of all folders, which are the truth."""
+        log.info("the index is kept in memory: %s", problem)
         self._close_index()
         self._connection = copy_to_memory(self.layout.database)
         self._is_in_memory = True
-        self._take_up_folders()
-        unsaved = self._unsaved if self._writers else self._ended_jobs()
-        with transaction(self._connection) as connection:
-            put_records(connection, [(record, 0) for record in unsaved.values()])
+        return self._take_up_folders()
 
     def _known_stamps(self) -> dict[str, int]:
         rows = self.connection.execute("SELECT number, protocol, stamp FROM job")
@@ -285,9 +289,13 @@ class Store:
 
     def _reconcile(self) -> int:
         """Bring the index in line with the folders; needs the lock."""
-        self._connection = connect(self.layout.database, write=True)
-        found = self._take_up_folders()
-        last_job, self._last_dataset = last_numbers(self._connection)
+        try:
+            self._connection = connect(self.layout.database, write=True)
+            found = self._take_up_folders()
+            self._has_warned = False
+        except DiskFull as problem:
+            found = self._keep_in_memory(problem)
+        last_job, self._last_dataset = last_numbers(self.connection)
         self._last_job = max([last_job, *map(_folder_number, found)])
         if self._writers == 0:
             self._end_interrupted()
