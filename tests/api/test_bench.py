@@ -70,6 +70,7 @@ def test_cases_are_chosen_by_the_beginning_of_their_name():
         "reconstruct-C1",
         "reconstruct-O",
     ]
+    assert [case.name for case in select_cases(["refine-O"])] == ["refine-O"]
     assert len(select_cases([])) == len(CASES)
     with pytest.raises(UserError, match="no benchmark is called 'reffine'"):
         select_cases(["reffine"])

@@ -252,13 +252,17 @@ def select_cases(only: Sequence[str]) -> list[Case]:
     Args:
         only: names.
     """
-    unknown = [name for name in only if not any(case.name.startswith(name) for case in CASES)]
+    names = [case.name for case in CASES]
+    unknown = [name for name in only if not any(known.startswith(name) for known in names)]
     if unknown:
-        raise UserError(
-            f"no benchmark is called {unknown[0]!r}",
-            "there are " + ", ".join(case.name for case in CASES),
-        )
-    return [case for case in CASES if not only or case.name.startswith(tuple(only))]
+        raise UserError(f"no benchmark is called {unknown[0]!r}", "there are " + ", ".join(names))
+    whole = {name for name in only if name in names}
+    beginnings = tuple(name for name in only if name not in whole)
+    return [
+        case
+        for case in CASES
+        if not only or case.name in whole or (beginnings and case.name.startswith(beginnings))
+    ]
 
 
 def find_peer() -> Peer | None:
