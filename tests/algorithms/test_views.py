@@ -160,3 +160,27 @@ def test_simulated_particles_obey_the_model_of_views():
     got = views.shifted(shifts).data
     # the CTF moves signal over the edge of the box, where the wide one still has it
     assert (got - expected).norm() < 0.04 * expected.norm()
+
+
+def test_known_aberrations_are_taken_off_the_views():
+    images = some_images()
+    disc = half_disc(17, 7)
+    phases = torch.randn(2, len(images), disc.n_coefficients)
+    plain = some_views(images)
+    optics = vars(astigmatic_optics(len(images), torch.Generator().manual_seed(0)))
+    views = make_views(
+        images,
+        optics=Optics(**optics),
+        noise_power=torch.ones(2, 8),
+        scale=torch.ones(2),
+        group=torch.zeros(len(images), dtype=torch.long),
+        disc=disc,
+        pixel_size_angst=PIXEL_ANGST,
+        odd_phase_rad=phases[0],
+        even_phase_rad=phases[1],
+    )
+    turned = torch.polar(torch.ones_like(phases[0]), phases[0])
+    torch.testing.assert_close(views.data * turned, plain.data)
+    frequencies = disc.frequencies_px / (17 * PIXEL_ANGST)
+    expected = evaluate_ctf(frequencies, **optics, phase_offset_rad=phases[1])
+    torch.testing.assert_close(views.ctf, expected)

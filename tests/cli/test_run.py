@@ -175,3 +175,13 @@ def test_interrupted_job_exits_with_130_and_goes_on(toy, make, tmp_path):
 def test_worker_processes_run_the_plugin(toy, make):
     make("numbers.make_row", "--count", "4")
     assert toy("run", "numbers.change_all", "-i", "d1", "--workers", "1").code == 0
+
+
+def test_no_workers_means_none(make, monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("a cluster was asked for")
+
+    monkeypatch.setattr("verglas.engine.pool.LocalCluster", refuse)
+    made = make("numbers.make_row", "--count", "3", "--json").json
+    answer = make("numbers.change_all", "-i", f"numbers={made['outputs'][0]['dataset']}")
+    assert answer.code == 0, answer.err

@@ -237,3 +237,12 @@ def test_wrong_arguments_are_refused():
         evaluate_ctf(torch.zeros(4, 3), **params())
     with pytest.raises(ValueError, match="voltage_kv"):
         electron_wavelength_angst(0.0)
+
+
+def test_an_even_phase_adds_to_the_argument():
+    grid = rfft_grid((8, 8), 2.0, dtype=torch.float64)
+    offset = grid.square().sum(-1) * 30
+    p = params()
+    both = ctf_phase(grid, **p, phase_offset_rad=offset[None])
+    torch.testing.assert_close(both, ctf_phase(grid, **p) + offset)
+    torch.testing.assert_close(evaluate_ctf(grid, **p, phase_offset_rad=offset[None]), both.sin())
