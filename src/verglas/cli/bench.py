@@ -87,6 +87,7 @@ def run_em(
             tell=lambda text: err().print(text),
         ):
             results.append(result)
+            err().print("  " + " ".join(text for text in _cells(result)[:5] if text))
     if as_json:
         print_json(_as_json(results, peer, rates))
         return
