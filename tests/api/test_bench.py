@@ -1,11 +1,21 @@
 import sys
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
 import pytest
 
 from verglas.algorithms.reconstruct import rotations_of_angles
-from verglas.api.bench import CASES, open_stack, run_case, run_tree, select_cases
+from verglas.api.bench import (
+    CASES,
+    Stack,
+    find_peer,
+    open_stack,
+    run_case,
+    run_peer,
+    run_tree,
+    select_cases,
+)
 from verglas.api.bench_quality import class_errors, fsc_in_place, pose_numbers
 from verglas.api.project import Project
 from verglas.core.errors import UserError
@@ -98,6 +108,34 @@ def test_a_folder_without_stacks_is_refused(tmp_path):
         pytest.raises(UserError, match=r"has no particles\.star"),
     ):
         open_stack(project, "oct48", tmp_path)
+
+
+def test_relion_is_found_and_run_with_the_folder_of_the_stack(tmp_path, monkeypatch):
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, text in (
+        ("relion_refine", "echo 'RELION version: 5.0.1'"),
+        ("relion_reconstruct", 'cat truth.star > /dev/null && echo "$@" > ran.txt'),
+    ):
+        (programs / name).write_text(f"#!/bin/sh\n{text}\n")
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs), prepend=":")
+    peer = find_peer()
+    assert peer.version == "RELION version: 5.0.1"
+    folder = tmp_path / "oct96"
+    folder.mkdir()
+    (folder / "truth.star").write_text("data_\n")
+    stack = Stack("d1", "d2", "d3", "d4", folder)
+    case = next(case for case in CASES if case.name == "reconstruct-O")
+    cost = run_peer(peer, case, stack, tmp_path, 60.0)
+    assert cost.wall_s > 0
+    assert "--sym O" in (folder / "ran.txt").read_text()
+    assert run_peer(peer, case, replace(stack, folder=None), tmp_path, 60.0) is None
+
+
+def test_without_relion_there_is_no_peer(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find_peer() is None
 
 
 @pytest.mark.slow
