@@ -248,6 +248,10 @@ def _with_aberrations(rows: pl.DataFrame, found: "dict[int, Aberrations]") -> pl
         columns = of_group.to_row(row["voltage_kv"], row["spherical_aberration_mm"])
         table.append({"optics_group": row["optics_group"]} | columns)
     changed = pl.DataFrame(table)
+    if not any(of_group.even for of_group in found.values()):
+        changed = changed.drop("even_zernike")
+    if not any(of_group.is_magnified for of_group in found.values()):
+        changed = changed.drop(name for name in changed.columns if "magnification" in name)
     names = [name for name in changed.columns if name != "optics_group"]
     rows = rows.drop(names, strict=False)
     return rows.join(changed, on="optics_group", how="left", maintain_order="left")
