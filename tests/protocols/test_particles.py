@@ -102,3 +102,12 @@ def test_two_pixel_sizes_are_refused(tmp_path):
     data = make_dataset(PARTICLES, rows, root=tmp_path, optics=two)
     with pytest.raises(PortError, match="2 pixel sizes, 1 to 3 Å"):
         read_stack(data, needed_by="test")
+
+
+def test_magnification_that_is_not_used_is_told(tmp_path):
+    data = _particles(tmp_path, _noise(20), [0] * 20)
+    optics = data.optics.with_columns(magnification_00=1.01, magnification_11=0.99)
+    data = make_dataset(PARTICLES, data.rows(), root=tmp_path, optics=optics)
+    ctx = LocalContext(tmp_path)
+    initial_noise(ctx, read_stack(data, needed_by="test"), radius=10)
+    assert any("magnification" in text for text in ctx.warnings)

@@ -378,6 +378,11 @@ def initial_noise(
 
     from verglas.algorithms.em.prior import updated_noise
 
+    if any(group.is_magnified for group in aberrations_of(stack.rows)[0]):
+        ctx.warn(
+            "the anisotropic magnification of the particles is not taken into account here; "
+            "particles.reconstruct does so"
+        )
     found = ctx.accumulate(
         add_shell_power, stack.rows, chunk=chunk, radius=radius, n_groups=stack.n_groups
     )
