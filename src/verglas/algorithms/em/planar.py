@@ -48,7 +48,8 @@ N_CENTRING = 4
 
 _LARGEST_SHARE = 2.0  # of the mean class; beyond it a class is held back
 _HELD_BACK = 6.0  # nats at most
-_EMPTY_SHARE = 0.1  # of the mean class
+_IDLE = 0.1  # of the mean loss: classes below are of no use
+_SPARE = 2  # classes at the start for each one wanted
 _WIDE_ITERATIONS = 4
 _RECENTRE_EVERY = 4
 _SETTLING = 3  # last iterations, in which classes are left alone
@@ -260,22 +261,21 @@ def seed_classes(
         covariance: of all particles.
     """
     n = state.averages.shape[-1]
+    n_drawn = _SPARE * config.n_classes if config.n_classes > 1 else 1
     grid = planar_grid(config, config.radius_at(state.iteration), 0.0)
-    drawn = draw_deviations(
-        covariance, state.mean_weight, grid, n=config.n_classes, seed=config.seed
-    )
+    drawn = draw_deviations(covariance, state.mean_weight, grid, n=n_drawn, seed=config.seed)
     images = _images(rings_of_orders(drawn, grid), grid, n) * planar_mask(config, n)
     return replace(
         state,
         averages=(state.averages[0] + images)[None],
-        moves_angst=torch.zeros(config.n_classes, 2, dtype=torch.float64),
-        log_prior=torch.full((config.n_classes,), -math.log(config.n_classes)),
+        moves_angst=torch.zeros(n_drawn, 2, dtype=torch.float64),
+        log_prior=torch.full((n_drawn,), -math.log(n_drawn)),
         iteration=state.iteration + 1,
     )
 
 
 def planar_update(
-    config: PlanarConfig, state: PlanarState, sums: Mapping[int, Sums]
+    config: PlanarConfig, state: PlanarState, sums: Mapping[int, Sums], loss_loglik: Tensor
 ) -> PlanarState:
     """Make new averages and learn noise, scale, priors.
 
@@ -283,6 +283,7 @@ def planar_update(
         config: of the run.
         state: before the expectation step.
         sums: of the two half sets.
+        loss_loglik: `[c]`, evidence that would be lost without each class.
 
     Returns:
         The next state. After the last iteration each half set gets the averages of the
@@ -302,17 +303,19 @@ def planar_update(
     images = _images(shrinkage.averages(both), grid, n) * mask
     moves = torch.zeros(len(images), 2, dtype=torch.float64)
     classified = state.iteration - N_CENTRING
+    kept = _kept(config, classified, loss_loglik)
     if 1 <= classified <= config.iterations - _SETTLING:
-        if float(share.min()) * len(share) < _EMPTY_SHARE and len(halves) == 2:
-            empty, largest = int(share.argmin()), int(share.argmax())
+        poorest, richest = int(loss_loglik.argmin()), int(loss_loglik.argmax())
+        is_idle = float(loss_loglik[poorest]) < _IDLE * float(loss_loglik.mean())
+        if is_idle and len(kept) == len(images) > 1 and len(halves) == 2:
             parts = [
-                _images(shrinkage.averages(half.take([largest])), grid, n)[0] * mask
+                _images(shrinkage.averages(half.take([richest])), grid, n)[0] * mask
                 for half in halves
             ]
-            images[largest], images[empty] = parts
+            images[richest], images[poorest] = parts
         if classified % _RECENTRE_EVERY == 0:
             images, moves = _recentre(config, images)
-    averages = images[None]
+    averages = images[kept][None]
     if classified == config.iterations and len(halves) == 2:
         swapped = [_images(shrinkage.averages(other), grid, n) for other in reversed(halves)]
         averages = torch.stack(swapped) * mask
@@ -324,7 +327,7 @@ def planar_update(
         moves_angst=moves,
         noise_power=updated_noise(total.residual_power, total.residual_count, state.noise_power),
         scale=updated_scale(state.scale, total.scale_cross, total.scale_power),
-        log_prior=_held_back(state.log_prior, share),
+        log_prior=_held_back(state.log_prior, share)[kept].log_softmax(0),
         mean_weight=torch.cat([weight[:1], weight]),
         shift_prior_angst=max(math.hypot(measured, coarse), _MIN_SHIFT_PRIOR_ANGST),
         evidence_loglik=float(total.evidence_loglik) / n_views
@@ -336,6 +339,20 @@ def planar_update(
 def _images(rings: Tensor, grid: RingGrid, n: int) -> Tensor:
     """Transform `[2, c, radius, n_half]` to `[c, n, n]`."""
     return rings_to_images(rings, RingWaves.make(grid, n, radius_px=n / 2))
+
+
+def _kept(config: PlanarConfig, classified: int, loss_loglik: Tensor) -> Tensor:
+    """Choose the classes that go on: of the spare ones a few are left out each time.
+
+    The evidence lost without a class is small if it is empty, and if another is like it.
+    """
+    n = len(loss_loglik)
+    if classified < 1:
+        return torch.arange(n)
+    last = max(1, min(config.ramp_iterations, config.iterations - _SETTLING))
+    spare = (_SPARE - 1) * config.n_classes * max(0.0, 1 - classified / last)
+    wanted = min(n, config.n_classes + round(spare))
+    return loss_loglik.topk(wanted).indices.sort().values
 
 
 def _total(sums: Mapping[int, Sums]) -> Sums:

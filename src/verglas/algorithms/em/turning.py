@@ -34,9 +34,11 @@ from verglas.kernels.slices import image_to_half_plane
 
 __all__ = ["Turned", "Turning", "expect_turned"]
 
-_BLOCK = 1_000_000  # scores in memory at a time
+_BLOCK = 500_000  # scores in memory at a time
 _LOG2_E = 1 / math.log(2)
 _NOTHING = -100.0  # power of two that stands for no likelihood at all
+_ALL_BUT_ONE = 1e-9  # least part of the evidence that a class leaves to the others
+_LOTS = 97.0  # makes a second number of another's last digits
 _ASTIGMATIC_ORDERS = (0, 2, 4)  # of CTF^2 along a ring
 
 
@@ -86,6 +88,7 @@ class Turned:
         reference: `[b]`, class.
         reference_weight: `[b]`, posterior probability of that class, all poses together.
         loglik: `[b]`, evidence against an empty box.
+        loss_loglik: `[b, c]`, how much of it would be lost without each class.
     """
 
     psi_deg: Tensor
@@ -93,6 +96,7 @@ class Turned:
     reference: Tensor
     reference_weight: Tensor
     loglik: Tensor
+    loss_loglik: Tensor
 
     @staticmethod
     def join(parts: list["Turned"]) -> "Turned":
@@ -141,9 +145,8 @@ class _Pass:
         shift_waves: of the shifts.
         averages: `[m, radius, c]`, conjugates of what views' orders are multiplied with.
         half_planes: the averages, for slicing.
-        shells: `[k, 5 radius]`, sums CTF^2 by shell and astigmatic order.
+        shells: `[k, 5 radius]`, averages CTF^2 by shell and astigmatic order.
         power: `[5 radius, c n_psi]`, half the power of the averages, likewise.
-        counts: `[radius]`, coefficients of each shell.
         window: in which the noise is measured.
     """
 
@@ -155,7 +158,6 @@ class _Pass:
     half_planes: Tensor
     shells: Tensor
     power: Tensor
-    counts: Tensor
     window: NoiseWindow
 
     @staticmethod
@@ -190,7 +192,6 @@ class _Pass:
             half_planes=image_to_half_plane(averages, radius=grid.radius, padding=2),
             shells=_shell_orders(disc),
             power=_half_power(found, turning),
-            counts=torch.bincount(disc.shell, minlength=grid.radius + 1)[1:].float(),
             window=noise_window(views.disc, _noise_radius_px(views, turning)),
         )
 
@@ -232,9 +233,10 @@ def _blocks(n_views: int, turning: Turning) -> Iterator[slice]:
 
 
 def _shell_orders(disc: HalfDisc) -> Tensor:
-    """Return `[k, 5 radius]`: what sums values by shell, cos and sin of the orders apart."""
+    """Return `[k, 5 radius]`: what averages over shells, cos and sin of the orders apart."""
     angle = torch.atan2(disc.frequencies_px[:, 1], disc.frequencies_px[:, 0]).double()
     one = torch.nn.functional.one_hot(disc.shell - 1, disc.radius).double()
+    one = one / one.sum(0)
     waves = [torch.ones_like(angle)]
     for order in _ASTIGMATIC_ORDERS[1:]:
         waves += [(order * angle).cos(), (order * angle).sin()]
@@ -251,7 +253,9 @@ def _half_power(rings: Tensor, turning: Turning) -> Tensor:
         mean = torch.complex((power * turn.cos()).mean(-1), -(power * turn.sin()).mean(-1))
         moved = mean[..., None] * torch.polar(torch.ones_like(psi), order * psi)
         rows += [2 * moved.real, -2 * moved.imag]
-    return (torch.cat(rows, 1).transpose(0, 1).flatten(1) / 2).float()
+    # the area of half a ring, as in the products: the number of coefficients scatters about it
+    area = (math.pi * turning.grid.radii_px).repeat(len(rows))[:, None]
+    return (torch.cat(rows, 1).transpose(0, 1).flatten(1) * area / 2).float()
 
 
 def _step(
@@ -271,17 +275,20 @@ def _step(
     orders = ring_orders(shifted_rings(rings, pass_.shift_waves), turning.grid)
     by_shell = weight @ pass_.shells
     posterior = _score(orders, by_shell, centre, turning, pass_)
-    _add_planes(posterior, orders, by_shell, turning, pass_, totals)
-    _add_numbers(posterior, at_centre, centre, turning, pass_, sums)
-    mass = posterior.row_mass.view(len(views), -1, turning.n_psi)
+    _add_planes(posterior, orders, by_shell, turning, totals)
+    row_mass = posterior.row_mass
+    mass = row_mass.view(len(views), -1, turning.n_psi).sum(2)
+    _add_numbers(posterior, row_mass, at_centre, centre, turning, pass_, sums)
+    sums.class_weight.add_(mass.double().sum(0))
     best = posterior.best_row
     reference = best // turning.n_psi
     return Turned(
         psi_deg=turning.psi_deg[best % turning.n_psi],
         shift_angst=centre + turning.shifts_angst[posterior.best_shift],
         reference=reference,
-        reference_weight=mass.sum(2).gather(1, reference[:, None]).squeeze(1),
+        reference_weight=mass.gather(1, reference[:, None]).squeeze(1),
         loglik=posterior.evidence_loglik,
+        loss_loglik=-(1 - mass).clamp_min(_ALL_BUT_ONE).log(),
     )
 
 
@@ -323,7 +330,6 @@ def _add_planes(
     orders: Tensor,
     by_shell: Tensor,
     turning: Turning,
-    pass_: _Pass,
     totals: _Totals,
 ) -> None:
     """Add what the views say of the averages."""
@@ -337,11 +343,11 @@ def _add_planes(
     of_view = by_order.sum(2)
     at = 0
     for order in _ASTIGMATIC_ORDERS:
-        real = by_shell[:, at : at + radius] / pass_.counts
+        real = by_shell[:, at : at + radius]
         imaginary = torch.zeros_like(real)
         at += radius
         if order:
-            imaginary = -by_shell[:, at : at + radius] / pass_.counts
+            imaginary = -by_shell[:, at : at + radius]
             at += radius
         if order < m:
             totals.weight[order] += of_view[order].T @ torch.complex(real, imaginary)
@@ -349,24 +355,37 @@ def _add_planes(
 
 def _add_numbers(
     posterior: Posterior,
+    row_mass: Tensor,
     views: Views,
     centre: Tensor,
     turning: Turning,
     pass_: _Pass,
     sums: Sums,
 ) -> None:
-    """Add shares, shifts, evidence, and the residual at a pose drawn from each posterior."""
+    """Add shifts, evidence, and the residual at a pose drawn from each posterior."""
     b = len(views)
-    row, shift = posterior.draw(lot(views))
+    row, shift = _drawn(posterior, row_mass, lot(views))
     reference, psi = row // turning.n_psi, turning.psi_deg[row % turning.n_psi]
     slices = _slices(pass_.half_planes, reference, psi, views.disc.frequencies_px)
     add_residuals(views.shifted(turning.shifts_angst[shift]), slices, sums, pass_.window)
-    mass = posterior.row_mass.view(b, -1, turning.n_psi).sum(2)
-    sums.class_weight.add_(mass.double().sum(0))
     total = (centre[:, None] + turning.shifts_angst).square().sum(-1) / 2
     square = (total * posterior.shift_mass.double()).sum()
     sums.shift_square_angst2.add_(torch.stack([square, torch.tensor(float(b)).double()]))
     sums.evidence_loglik.add_(posterior.evidence_loglik.sum())
+
+
+def _drawn(posterior: Posterior, row_mass: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """Draw a row and a shift of each view."""
+
+    def draw(weight: Tensor, at: Tensor) -> Tensor:
+        running = weight.cumsum(1)
+        target = (at.float() * running[:, -1])[:, None]
+        index = torch.searchsorted(running, target, right=True).squeeze(1)
+        return index.clamp_max(weight.shape[1] - 1)
+
+    row = draw(row_mass, uniform)
+    shifts = posterior.likelihood[torch.arange(len(row)), :, row]
+    return row, draw(shifts, (uniform * _LOTS) % 1.0)
 
 
 def _slices(half_planes: Tensor, reference: Tensor, psi_deg: Tensor, points: Tensor) -> Tensor:

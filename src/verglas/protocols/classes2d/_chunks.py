@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from verglas.algorithms.em.turning import Turned
     from verglas.algorithms.views import Views
 
-__all__ = ["HALF", "SHIFT", "centre", "expect_classes", "vary"]
+__all__ = ["HALF", "LOSS", "SHIFT", "centre", "expect_classes", "vary"]
 
 HALF = "x_half"
+LOSS = "loss_loglik"
 SHIFT = ("x_shift_x_angst", "x_shift_y_angst")
 
 
@@ -80,7 +81,7 @@ def expect_classes(
         class_prob=pl.Series(poses.reference_weight.double().numpy()).clip(0.0, 1.0),
         score=pl.Series(poses.loglik.numpy() - count),
     )
-    return found, sums.to_arrays()
+    return found, sums.to_arrays() | {LOSS: poses.loss_loglik.double().sum(0).numpy()}
 
 
 def vary(

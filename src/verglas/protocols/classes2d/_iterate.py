@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from verglas.protocols.classes2d._chunks import HALF, SHIFT, centre, expect_classes, vary
+from verglas.protocols.classes2d._chunks import HALF, LOSS, SHIFT, centre, expect_classes, vary
 from verglas.sdk import ArrayRef, Context, State
 
 if TYPE_CHECKING:
@@ -183,8 +183,8 @@ def _updated(
     """Run one iteration; the shifts of particles are changed in place."""
     from verglas.algorithms.em.planar import planar_update
 
-    found, sums = expected(ctx, table, config, state)
-    new = planar_update(config, state, sums)
+    found, sums, loss = expected(ctx, table, config, state)
+    new = planar_update(config, state, sums, loss)
     place = _store_shifts(rows, arrays["particle_shift_angst"], _followed(found, new))
     arrays["particle_is_centred"][place] = True
     ctx.log.info(
@@ -207,8 +207,10 @@ def _extremes(found: pl.DataFrame) -> tuple[float, float]:
 
 def expected(
     ctx: Context, table: pl.DataFrame, config: "PlanarConfig", state: "PlanarState"
-) -> "tuple[pl.DataFrame, dict[int, Sums]]":
-    """Compare particles with averages: their poses, and the sums of each half set."""
+) -> "tuple[pl.DataFrame, dict[int, Sums], Tensor]":
+    """Compare particles with averages: poses, sums of each half set, and losses of classes."""
+    import torch
+
     from verglas.algorithms.em.mstep import Sums
 
     found = ctx.accumulate(
@@ -219,7 +221,9 @@ def expected(
         config=config,
         state=_put(ctx, state),
     )
-    return found.rows, {half: Sums.from_arrays(arrays) for half, arrays in found.sums.items()}
+    loss = torch.as_tensor(sum(arrays.pop(LOSS) for arrays in found.sums.values()))
+    sums = {half: Sums.from_arrays(arrays) for half, arrays in found.sums.items()}
+    return found.rows, sums, loss
 
 
 def _followed(found: pl.DataFrame, state: "PlanarState") -> pl.DataFrame:

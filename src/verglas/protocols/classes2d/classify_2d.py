@@ -4,15 +4,18 @@ Particles that show the same view are turned, shifted and averaged, which shows 
 good, and which are not particles at all. First all particles are centred on their common radial
 average. How they differ from it when turned gives the first class averages. Then all classes,
 in-plane rotations and shifts are compared with every particle, each of which counts for each
-class by its probability, while the resolution grows from coarse to fine. Classes that know
-little stay close to the radial average; one that holds more than twice its share is held back,
-and an empty one takes over half of the largest.
+class by its probability, while the resolution grows from coarse to fine. The search starts with
+twice the classes wanted and leaves out, a few at a time, those whose loss costs the least
+evidence: empty ones, and all but one of several that are alike. Later such a class takes over
+half of the one that would be missed most. Classes that know little stay close to the radial
+average, and one that holds more than twice its share is held back.
 
 Large sets are sampled: each early iteration uses a random part, the last ones all particles. In
 the last pass each half of the particles meets averages of the other half, so that `score`, the
 log-likelihood of a particle against an empty box in nats, is honest: it is below zero on average
 for noise. The resolution of an average is where those of two halves stop to agree (correlation
-0.5).
+0.5); an average whose particles are no more probable than noise has none, and gets the size of
+the box.
 """
 
 from typing import TYPE_CHECKING
@@ -123,12 +126,14 @@ def _classes(
         "averages.mrcs",
         lambda target: write_mrc(target, array, config.pixel_size_angst, is_stack=True),
     )
+    # halves that were aligned to one average agree, be there a particle in it or not
+    measured = pl.Series(final.resolution_angst[filled].numpy())
     rows = table.with_columns(
         image_path=pl.lit(path),
         image_slice=pl.int_range(pl.len(), dtype=pl.Int64),
         class_index=pl.int_range(pl.len(), dtype=pl.Int64),
         class_fraction=pl.col("n_particles") / poses.height,
-        resolution_angst=pl.Series(final.resolution_angst[filled].numpy()),
+        resolution_angst=pl.when(pl.col("score") > 0).then(measured).otherwise(config.extent_angst),
         optics_group=pl.lit(int(inputs.particles.optics["optics_group"][0]), pl.Int64),
     )
     classes = ctx.dataset(
@@ -173,7 +178,7 @@ def run(ctx: Context, params: Classify2dParams, inputs: Inputs) -> Outputs:
     arrays = iterate(ctx, rows, config, noise)
     state = PlanarState.from_arrays(arrays)
     table = with_shifts(rows, arrays["particle_shift_angst"], slice(None))
-    poses, sums = expected(ctx, table, config, state)
+    poses, sums, _ = expected(ctx, table, config, state)
     classes, rank = _classes(ctx, inputs, poses, config, sums)
     ctx.metric("n_classes", classes.n_items)
     ctx.metric("best_resolution_angst", _number(classes, pl.col("resolution_angst").min()))

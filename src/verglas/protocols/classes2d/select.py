@@ -3,7 +3,8 @@
 Give the classes to keep, or a rule. The rule keeps classes that are resolved, explain their
 particles, and hold more than a trace of them: averages of noise and of junk fail one of these.
 A class explains its particles when their mean evidence, the log-likelihood against an empty
-box, is at least a part of that of the best class.
+box, is at least a part of that of the best class. Of the classes that are kept, the rule drops
+particles that are themselves more probably an empty box. A list takes classes as they are.
 """
 
 import polars as pl
@@ -26,10 +27,14 @@ class SelectParams(Params):
         30.0, gt=0, help="Rule: keep averages resolved to this or finer."
     )
     min_score_fraction: float = param(
-        0.4, ge=0, le=1, help="Rule: least mean evidence, as a part of the best class's."
+        0.25, ge=0, le=1, help="Rule: least mean evidence, as a part of the best class's."
     )
     min_share: float = param(
         0.1, ge=0, le=1, help="Rule: least number of particles, as a part of the mean class."
+    )
+
+    min_particle_score: float = param(
+        0.0, help="Rule: least evidence of a particle itself, in nats; 0 means even odds."
     )
 
     @model_validator(mode="after")
@@ -59,7 +64,7 @@ def _by_rule(classes: pl.DataFrame, params: SelectParams) -> pl.Series:
     best = max(0.0, *classes["score"].to_list())
     share = classes["n_particles"] / max(1.0, float(str(classes["n_particles"].mean())))
     resolved = classes["resolution_angst"] <= params.max_resolution_angst
-    explained = classes["score"] >= params.min_score_fraction * best
+    explained = (classes["score"] > 0) & (classes["score"] >= params.min_score_fraction * best)
     kept: pl.Series = resolved & explained & (share >= params.min_share)
     return kept
 
@@ -79,8 +84,13 @@ def run(ctx: Context, params: SelectParams, inputs: Inputs) -> Outputs:
     else:
         good = _by_rule(classes, params)
     kept, left = classes.filter(good), classes.filter(~good)
-    particles = inputs.particles.rows(("item_id", "class_index"))
+    names = [
+        name for name in ("item_id", "class_index", "score") if name in inputs.particles.columns
+    ]
+    particles = inputs.particles.rows(tuple(names))
     chosen = particles.filter(pl.col("class_index").is_in(kept["class_index"].to_list()))
+    if not params.keep and "score" in names:
+        chosen = chosen.filter(pl.col("score") >= params.min_particle_score)
     ctx.metric("n_classes_kept", float(kept.height))
     ctx.metric("n_particles_kept", float(chosen.height))
     if not chosen.height:

@@ -1,0 +1,164 @@
+"""The expectation step on rings against the dense product, and what it adds up."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.algorithms.em.model_images import PIXEL_ANGST, draw_views, in_plane, make_setting
+from verglas.algorithms.em.average import RingSums, Shrinkage, plain_averages
+from verglas.algorithms.em.search import posterior_of_bank, shift_grid
+from verglas.algorithms.em.turning import Turning, expect_turned
+from verglas.kernels.fourier import fourier_resize2
+from verglas.kernels.masks import soft_circle
+from verglas.kernels.rings import RingGrid, RingWaves, ring_grid, rings_to_images
+from verglas.kernels.slices import extract_slices, half_plane_to_image, image_to_half_plane
+from verglas.kernels.so3 import euler_to_matrix
+
+BOX, RADIUS = 24, 8
+EXTENT_ANGST = BOX * PIXEL_ANGST
+REACH_ANGST = 40.0
+
+
+def planar_setting(n_references=2, energy=15.0):
+    """References that vanish outside their reach, as averages do."""
+    setting = make_setting(
+        box=BOX, radius=RADIUS, n_references=n_references, planar=True, energy=energy
+    )
+    images = averages_of(setting, BOX)
+    return replace(setting, half_volumes=image_to_half_plane(images, radius=RADIUS)), images
+
+
+def averages_of(setting, n):
+    # to images: undo the window of interpolation twice, once for each way
+    images = half_plane_to_image(setting.half_volumes, box=n)
+    return images * soft_circle(n, 28 / PIXEL_ANGST, 10 / PIXEL_ANGST)
+
+
+def turning_of(images, first_psi_deg=1.3):
+    n = 24
+    shifts = shift_grid(3.0, 3.0)
+    part = 2 * REACH_ANGST / EXTENT_ANGST
+    return Turning(
+        averages=fourier_resize2(images, shape=(n, n)) * (BOX / n) ** 2,
+        log_prior=torch.tensor([0.7, 0.3]).log()[: len(images)],
+        grid=ring_grid(RADIUS, sampled_part=min(1.0, part + 0.2), compared_part=part),
+        shifts_angst=shifts,
+        shift_prior_angst=4.0,
+        first_psi_deg=first_psi_deg,
+        reach_angst=REACH_ANGST,
+        noise_radius_angst=40.0,
+    )
+
+
+def some_views(setting, n, *, seed=0, n_references=2, shift=1.5):
+    generator = torch.Generator().manual_seed(seed)
+    psi = torch.rand(n, generator=generator, dtype=torch.float64) * 360
+    zero = torch.zeros_like(psi)
+    rotations = euler_to_matrix(torch.stack([zero, zero, psi], 1))
+    shifts = torch.randn(n, 2, generator=generator, dtype=torch.float64) * shift
+    reference = torch.randint(n_references, (n,), generator=generator)
+    views = draw_views(setting, rotations, shifts, seed=seed, reference=reference)
+    return views, psi, shifts, reference
+
+
+def test_evidence_is_that_of_the_dense_product():
+    # 40 views of 24 px, energy 15 nats, astigmatism up to 3000 A
+    setting, images = planar_setting()
+    views, *_ = some_views(setting, 40)
+    turning, centre = turning_of(images), torch.zeros(40, 2, dtype=torch.float64)
+    poses, _ = expect_turned(views, turning, n_groups=1, shifts_angst=centre)
+    zero = torch.zeros_like(turning.psi_deg)
+    rotations = euler_to_matrix(torch.stack([zero, zero, turning.psi_deg], 1))
+    points = views.disc.frequencies_px
+    bank = torch.cat([extract_slices(h, rotations, points) for h in setting.half_volumes])
+    prior = turning.log_prior.repeat_interleave(len(rotations))
+    moved = turning.shifts_angst.square().sum(1) / (2 * turning.shift_prior_angst**2)
+    dense, _ = posterior_of_bank(
+        views,
+        bank,
+        shifts_angst=turning.shifts_angst,
+        log_prior_row=prior,
+        log_prior_shift=-moved.float()[None],
+    )
+    difference = poses.loglik - dense.evidence_loglik
+    assert difference.abs().mean() < 0.05 * dense.evidence_loglik.abs().mean()
+    same = poses.reference == dense.best_row // len(rotations)
+    assert same.double().mean() > 0.9
+
+
+def test_views_find_their_class_turn_and_shift():
+    # energy 40 nats, two classes, shifts of 1.5 A
+    setting, images = planar_setting(energy=40.0)
+    views, psi, shifts, reference = some_views(setting, 60)
+    turning = turning_of(images)
+    poses, _ = expect_turned(
+        views, turning, n_groups=1, shifts_angst=torch.zeros(60, 2, dtype=torch.float64)
+    )
+    assert (poses.reference == reference).double().mean() > 0.95
+    off = (poses.psi_deg - psi + 180).remainder(360) - 180
+    assert off.abs().median() < 5
+    assert (poses.shift_angst - shifts).norm(dim=1).median() < 2.5
+
+
+def test_averages_of_well_aligned_views_are_the_reference():
+    setting, images = planar_setting(n_references=1, energy=40.0)
+    views, _, shifts, _ = some_views(setting, 150, n_references=1)
+    turning = replace(turning_of(images), log_prior=torch.zeros(1))
+    _, sums = expect_turned(views, turning, n_groups=1, shifts_angst=shifts)
+    assert float(sums.class_weight.sum()) == pytest.approx(150, rel=1e-4)
+    ring_sums = RingSums.of(sums)
+    grid = RingGrid(RADIUS, ring_sums.numerator.shape[2], 1)
+    disc = soft_circle(BOX, 28 / PIXEL_ANGST, 0) > 0
+    waves = RingWaves.make(grid, BOX, radius_px=BOX / 2)
+    average = rings_to_images(plain_averages(ring_sums), waves)[0, disc]
+    both = torch.stack([average, images[0, disc]])
+    assert float(torch.corrcoef(both)[0, 1]) > 0.95
+
+
+def test_what_is_lost_without_a_class_is_nothing_for_one_of_two_that_are_alike():
+    setting, images = planar_setting(energy=40.0)
+    views, *_ = some_views(setting, 60)
+    zero = torch.zeros(60, 2, dtype=torch.float64)
+    three = replace(
+        turning_of(torch.cat([images, images[:1]])), log_prior=torch.tensor([1.0, 1, 1]).log()
+    )
+    poses, _ = expect_turned(views, three, n_groups=1, shifts_angst=zero)
+    loss = poses.loss_loglik.sum(0)
+    assert loss[0] < 0.2 * loss[1]
+    assert loss[2] == pytest.approx(float(loss[0]), rel=1e-3)
+
+
+def test_one_view_or_many_at_once_are_the_same():
+    setting, images = planar_setting()
+    views, *_ = some_views(setting, 5)
+    zero = torch.zeros(5, 2, dtype=torch.float64)
+    turning = turning_of(images)
+    whole, _ = expect_turned(views, turning, n_groups=1, shifts_angst=zero)
+    for i in range(5):
+        one, _ = expect_turned(
+            views.take(slice(i, i + 1)), turning, n_groups=1, shifts_angst=zero[:1]
+        )
+        assert one.loglik[0] == pytest.approx(float(whole.loglik[i]), abs=1e-3)
+
+
+def test_a_class_that_knows_little_stays_at_the_radial_average():
+    generator = torch.Generator().manual_seed(0)
+    halves = []
+    for _ in range(2):
+        noise = torch.randn(2, 2, 6, 16, generator=generator)
+        weight = torch.tensor([1000.0, 1.0])[:, None, None].expand(2, 6, 16)
+        signal = torch.complex(weight * 3.0 + weight.sqrt() * noise[0], weight.sqrt() * noise[1])
+        halves.append(RingSums(signal, weight))
+    shrinkage = Shrinkage.learn(halves, tau=1.0)
+    average = shrinkage.averages(RingSums.join(halves))
+    assert (shrinkage.radial - 3.0).abs().max() < 0.1
+    far = (average[0] - 3.0).square().mean((1, 2)).sqrt()
+    assert far[1] < 0.7 * plain_averages(halves[0])[0, 1].std()
+
+
+def test_grid_of_rotations_is_as_fine_as_the_orders():
+    _, images = planar_setting()
+    turning = turning_of(images)
+    assert turning.n_psi >= 2 * turning.grid.n_orders - 1
+    assert len(in_plane(turning.n_psi)) == len(turning.psi_deg)
