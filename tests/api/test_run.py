@@ -179,6 +179,16 @@ def test_item_left_out_is_a_warning_and_the_job_succeeds(project):
     assert values(job.output()) == [0, 1, 4, 9, 25]
 
 
+def test_job_that_failed_for_an_unreadable_file_goes_on_once_it_is_put_right(project, tmp_path):
+    """As when a disk was not mounted: that an item was left out must not be remembered."""
+    path = tmp_path / "number.txt"
+    with pytest.raises(UserError, match="nothing could be read"):
+        project.run("numbers.read_file", path=str(path))
+    assert project.job(1).warnings == ("item 0 left out: the file is absent",)
+    path.write_text("42")
+    assert values(project.resume(1).output()) == [42]
+
+
 def test_warnings_of_reused_chunks_are_not_lost(project):
     made = project.run("numbers.make_range", count=6)
     job = project.run("numbers.raise_power", numbers=made, left_out=[4])

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from verglas.core.errors import UserError
 from verglas.core.registry import Registry
 from verglas.model import DataSet, Kind
 from verglas.sdk import (
@@ -253,11 +254,34 @@ def run_break(ctx: Context, params: NoParams, inputs: Nothing) -> Made:
     raise KeyError("unexpected")
 
 
+class FileParams(Params):
+    """A file that may be absent."""
+
+    path: str = param(help="Path.")
+
+
+def read_number(rows: pl.DataFrame, task: Task, *, path: str) -> pl.DataFrame:
+    if Path(path).is_file():
+        return rows.with_columns(x_value=int(Path(path).read_text()))
+    task.skip(0, "the file is absent")
+    return rows.clear()
+
+
+@protocol("numbers.read_file", version=1, label="Read a number from a file")
+def run_read(ctx: Context, params: FileParams, inputs: Nothing) -> Made:
+    rows = pl.DataFrame({"item_id": [0], "x_value": [0]})
+    found = ctx.map(read_number, rows, chunk=1, path=params.path)
+    if not found.height:
+        raise UserError("nothing could be read")
+    return Made(numbers=ctx.dataset(NUMBERS, found))
+
+
 def number_registry() -> Registry:
     """Register the protocols of this module."""
     registry = Registry()
     for run in (
         run_make, run_power, run_sum, run_ask, run_join, run_split, run_call, run_break, run_screen,
+        run_read,
     ):  # fmt: skip
         spec = spec_of(run)
         registry.protocols[spec.id] = spec

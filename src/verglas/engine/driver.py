@@ -132,7 +132,8 @@ def _carry_out(store: Store, request: JobRequest, runner: JobRunner) -> dict[str
             identity=_identity(request),
         )
         runner.check_cancelled()
-        outputs = spec.run(context, request.params, request.inputs)
+        with _left_out_items_tried_again(context):
+            outputs = spec.run(context, request.params, request.inputs)
         if not isinstance(outputs, spec.outputs):
             raise EngineError(
                 f"{spec.id} returned {type(outputs).__name__}, expected {spec.outputs.__name__}"
@@ -140,6 +141,21 @@ def _carry_out(store: Store, request: JobRequest, runner: JobRunner) -> dict[str
         stored = store_outputs(outputs, _output_base(store, record))
         runner.tell(ev.Returned())
     return stored
+
+
+@contextmanager
+def _left_out_items_tried_again(context: JobContext) -> Iterator[None]:
+    """Forget results that leave items out if the job fails, perhaps for lack of those items.
+
+    The person may put a file right and go on, and must not get the same answer.
+    """
+    try:
+        yield
+    except BaseException as problem:
+        if not isinstance(problem, JobCancelled | Parked | KeyboardInterrupt):
+            for path in context.incomplete:
+                path.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager

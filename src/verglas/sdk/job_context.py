@@ -183,6 +183,7 @@ class JobContext:
         self.files.mkdir(parents=True, exist_ok=True)
         self.protocol = protocol
         self.seed = seed
+        self.incomplete: list[Path] = []  # results that leave items out
         self.log = logging.getLogger(f"verglas.job.{protocol[0]}")
         self._runner = runner
         self._recorder = recorder
@@ -347,8 +348,11 @@ class JobContext:
     def _gather(self, work: Work) -> pl.DataFrame:
         frames = []
         for chunk in work.plan.chunks:
-            result = read_result(work.result_path(chunk), with_sums=False)
+            path = work.result_path(chunk)
+            result = read_result(path, with_sums=False)
             frames.append(result.rows)
+            if result.skipped:
+                self.incomplete.append(path)
             for item in result.skipped:
                 self.warn(f"item {item.item_id} left out: {item.reason}")
         return _concatenate(frames)
