@@ -7,8 +7,7 @@ The SNR is of the images: variance of signal over variance of noise inside the p
 halves start from the truth low-passed at `--start-angst`. Per iteration one line; at the end
 pose and shift errors, resolutions of half maps, of the map against the truth and of maps made
 with the true poses ("oracle"), the largest difference over shells between the FSC to the truth
-and sqrt(2F/(1+F)), and CPU seconds by stage. `--audit 100` also scores that many particles
-densely on the finest grid and prints how much of that posterior the search looked at.
+and sqrt(2F/(1+F)), and CPU seconds by stage.
 """
 
 import argparse
@@ -21,21 +20,21 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from verglas.algorithms.em.expectation import Poses, References, Search, expect
 from verglas.algorithms.em.mstep import Sums, reconstruct, symmetrise_sums
 from verglas.algorithms.em.noise import noise_window, windowed_power
+from verglas.algorithms.em.plan import is_concentrated, is_local, plan
 from verglas.algorithms.em.prior import half_map_fsc
+from verglas.algorithms.em.references import Poses
 from verglas.algorithms.em.refine import (
     RefineConfig,
     RefineState,
     finished,
     half_maps,
     initial_state,
-    plan,
-    references,
+    jumped_share,
     update,
 )
-from verglas.algorithms.em.search import child_rotations, shift_grid
+from verglas.algorithms.em.step import KnownPoses, expect_half
 from verglas.algorithms.pose_error import compare_poses
 from verglas.algorithms.views import Optics, Views, make_views
 from verglas.kernels.disc import half_disc, shell_sums
@@ -53,7 +52,6 @@ from verglas.simulate.potential import potential_volume
 
 SYMMETRY = {"apoferritin": "O", "asymmetric": "C1"}
 B_FACTOR_ANGST2 = 40.0
-AUDIT_ROWS = 6000
 CPU_S: dict[str, float] = defaultdict(float)
 
 
@@ -122,15 +120,15 @@ def simulated(options: argparse.Namespace) -> Particles:
 
 
 def views_of(
-    particles: Particles, config: RefineConfig, noise_power: Tensor, scale: Tensor, half: int
+    particles: Particles, config: RefineConfig, state: RefineState | None, half: int
 ) -> Views:
     """Make the views of one half set; all belong to one noise group."""
     chosen = torch.arange(half, len(particles.images), 2)
     return make_views(
         particles.images[chosen],
         optics=particles.optics.take(chosen),
-        noise_power=noise_power,
-        scale=scale,
+        noise_power=state.noise_power if state else torch.ones(1, config.max_radius + 1),
+        scale=state.scale if state else torch.ones(1),
         group=torch.zeros(len(chosen), dtype=torch.long),
         disc=half_disc(config.box, config.max_radius),
         pixel_size_angst=config.pixel_size_angst,
@@ -139,8 +137,7 @@ def views_of(
 
 def image_power(particles: Particles, config: RefineConfig) -> Tensor:
     """Return the power of the images by shell, `[1, s]`: noise and, at the start, signal."""
-    blank = torch.ones(1, config.max_radius + 1)
-    views = views_of(particles, config, blank, torch.ones(1), 0)
+    views = views_of(particles, config, None, 0)
     window = noise_window(views.disc, 0.5 * config.diameter_angst / config.pixel_size_angst)
     power = windowed_power(views.data, window).mean(0)
     power = power / shell_sums(torch.ones(1, views.disc.n_coefficients), views.disc)[0]
@@ -149,20 +146,25 @@ def image_power(particles: Particles, config: RefineConfig) -> Tensor:
 
 
 def expectations(
-    particles: Particles, config: RefineConfig, state: RefineState, *, final: bool
+    particles: Particles,
+    config: RefineConfig,
+    state: RefineState,
+    known: list[KnownPoses],
+    *,
+    final: bool,
 ) -> tuple[list[Poses], dict[int, Sums]]:
     """Run the expectation step of both halves."""
     search = plan(config, state, final=final)
     poses, sums = [], {}
     for half in (0, 1):
         with counted("views"):
-            views = views_of(particles, config, state.noise_power, state.scale, half)
+            views = views_of(particles, config, state, half).prefix(search.radius)
         with counted("expectation"):
-            map_half = references(config, state, half, search.levels[-1].radius)
-            found, sums[half] = expect(views, map_half, search, n_groups=1)
+            found, sums[half] = expect_half(config, state, views, half, known[half], final=final)
         poses.append(found)
+    kind = "vicinity" if is_local(state) else "continuous" if search.polish else "grid"
     levels = " ".join(f"{x.step_deg:.3g}/{x.radius}/{len(x.shifts_angst)}" for x in search.levels)
-    print(f"  step/radius/shifts {levels}", flush=True)
+    print(f"  {kind}, shells {search.radius}; step/radius/shifts {levels}", flush=True)
     return poses, sums
 
 
@@ -185,7 +187,7 @@ def oracle_sums(
     particles: Particles, config: RefineConfig, state: RefineState, half: int, radius: int
 ) -> Sums:
     """Insert the images of a half at their true poses."""
-    views = views_of(particles, config, state.noise_power, state.scale, half).prefix(radius)
+    views = views_of(particles, config, state, half).prefix(radius)
     index = torch.arange(half, len(particles.images), 2)
     signal, weight = views.shifted(particles.shifts_angst[index]).whitened()
     sums = Sums.zeros(1, 1, radius, padding=config.padding, planar=False)
@@ -232,26 +234,25 @@ def curves_of(config: RefineConfig, halves: Tensor, truth: Tensor, radius: int) 
     return Curves(fsc, fourier_shell_correlation(mean_ft, truth_ft, n_shells=radius + 1)[0])
 
 
-def found_mass(views: Views, map_half: References, search: Search) -> Tensor:
-    """Return the part of each view's posterior that the search looked at.
-
-    The evidence of the search is compared with that of all rotations of its finest grid,
-    and of shifts within two steps of the best one.
-    """
-    poses, _ = expect(views, map_half, search, n_groups=1)
-    rotations = search.rotations_ref_to_img
-    for level in search.levels[:-1]:
-        rotations = child_rotations(rotations, level.step_deg).reshape(-1, 3, 3)
-    last = search.levels[-1]
-    step_angst = float(last.shifts_angst[1].norm())
-    dense_level = dataclasses.replace(last, shifts_angst=shift_grid(2.05 * step_angst, step_angst))
-    evidence = torch.full((len(views),), -torch.inf, dtype=torch.float64)
-    for block in rotations.split(AUDIT_ROWS):
-        dense = dataclasses.replace(search, rotations_ref_to_img=block, levels=(dense_level,))
-        centre = poses.shift_angst
-        part, _ = expect(views, map_half, dense, n_groups=1, shifts_angst=centre)
-        evidence = torch.logaddexp(evidence, part.loglik)
-    return (poses.loglik - evidence).exp()
+def updated(
+    config: RefineConfig,
+    state: RefineState,
+    sums: dict[int, Sums],
+    known: list[KnownPoses],
+    poses: list[Poses],
+) -> RefineState:
+    """Make new maps; say how many particles jumped."""
+    before = torch.cat([p.rotations_ref_to_img for p in known])
+    after = torch.cat([p.rotation_ref_to_img for p in poses])
+    return update(
+        config,
+        state,
+        sums,
+        step_deg=plan(config, state).levels[-1].step_deg,
+        effective_cells=float(torch.cat([p.effective_cells for p in poses]).median()),
+        searched=is_concentrated(state) and not is_local(state),
+        jumped=jumped_share(config, before, after) if state.iteration else 1.0,
+    )
 
 
 def refined(
@@ -259,39 +260,23 @@ def refined(
 ) -> tuple[RefineState, list[Poses], Tensor]:
     """Refine to the end and return the last state, poses and raw half maps."""
     state = initial_state(config, particles.truth, image_power(particles, config))
+    known = [KnownPoses.none(len(range(h, len(particles.images), 2))) for h in (0, 1)]
     while True:
         done = finished(config, state)
-        poses, sums = expectations(particles, config, state, final=done)
+        poses, sums = expectations(particles, config, state, known, final=done)
         if done:
             return state, poses, half_maps(config, sums)
-        effective = float(torch.cat([p.effective_cells for p in poses]).median())
-        step_deg = plan(config, state).levels[-1].step_deg
         with counted("maximisation"):
-            state = update(config, state, sums, step_deg=step_deg, effective_cells=effective)
+            state = updated(config, state, sums, known, poses)
+        known = [KnownPoses(p.rotation_ref_to_img, p.shift_angst) for p in poses]
         angle, shift = pose_errors(particles, config, poses)
         print(
             f"{state.iteration:3d}  {state.resolution_angst(config):6.2f} Å  "
             f"pose {float(angle.median()):6.3f} deg  shift {float(shift.median()):5.2f} Å  "
-            f"cells {effective:5.1f}  sd {state.shift_prior_angst:.2f} Å  "
+            f"cells {state.effective_cells:5.1f}  sd {state.shift_prior_angst:.2f} Å  "
             f"noise {float(state.noise_power[0, 2:].mean() * 2 / config.box**2):.3f}",
             flush=True,
         )
-        if options.audit:
-            print_audit(particles, config, state, options.audit)
-
-
-def print_audit(particles: Particles, config: RefineConfig, state: RefineState, n: int) -> None:
-    """Print how much posterior mass the next search will find for the first particles."""
-    search = plan(config, state)
-    views = views_of(particles, config, state.noise_power, state.scale, 0)
-    map_half = references(config, state, 0, search.levels[-1].radius)
-    with counted("audit"):
-        mass = found_mass(views.take(slice(0, n)), map_half, search)
-    print(
-        f"  audit of {len(mass)}: found mass mean {float(mass.mean()):.4f}, median "
-        f"{float(mass.median()):.4f}, below 0.9 for {float((mass < 0.9).double().mean()):.1%}",
-        flush=True,
-    )
 
 
 def report(
@@ -334,7 +319,6 @@ def main() -> None:
     parser.add_argument("--start-angst", type=float, default=30.0)
     parser.add_argument("--diameter-angst", type=float, default=0.0, help="that of the atoms if 0")
     parser.add_argument("--iterations", type=int, default=20)
-    parser.add_argument("--audit", type=int, default=0, help="particles to score densely")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with counted("simulation"):

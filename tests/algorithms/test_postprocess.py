@@ -12,6 +12,8 @@ from verglas.algorithms.postprocess import PostprocessConfig, fit_b_factor, post
 from verglas.kernels.filters import apply_b_factor, low_pass
 from verglas.kernels.fourier import rfft3
 from verglas.kernels.fsc import shell_average
+from verglas.kernels.masks import soft_sphere
+from verglas.kernels.symmetry import symmetrise_volume, symmetry_operators
 
 BOX, PIXEL = 64, 1.5
 
@@ -89,6 +91,24 @@ def test_noise_gives_no_signal_and_says_so():
     assert result.b_factor_angst2 == 0
     assert result.volume.isfinite().all()
     assert result.notes
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_noise_of_a_symmetric_map_is_not_taken_for_signal(seed):
+    maps = torch.randn(2, BOX, BOX, BOX, generator=generator(seed))
+    first, second = symmetrise_volume(maps, symmetry_operators("O"))
+    mask = soft_sphere(BOX, BOX / 4, 4.0)
+    found = postprocess(
+        first,
+        second,
+        pixel_size_angst=PIXEL,
+        generator=generator(),
+        config=PostprocessConfig(symmetry="O"),
+        mask=mask,
+    )
+    # a lucky shell among the first few is all that may be left
+    assert found.resolution_angst > BOX * PIXEL / 8
+    assert found.resolution_angst >= found.resolution_0143_angst
 
 
 def test_too_few_shells_give_no_b_factor_and_say_so():

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from verglas.algorithms.em.prior import fsc_threshold, smoothed_fsc
 from verglas.algorithms.map_fsc import (
     FscConfig,
     MaskConfig,
@@ -22,6 +23,7 @@ from verglas.algorithms.map_fsc import (
 from verglas.kernels.filters import filter_by_shell, low_pass_weights
 from verglas.kernels.fourier import irfft3, rfft3, rfft_grid
 from verglas.kernels.fsc import shell_average, shell_count
+from verglas.kernels.symmetry import symmetry_operators
 
 __all__ = [
     "GuinierFit",
@@ -34,6 +36,7 @@ __all__ = [
 
 # Below this correlation a shell holds nothing worth amplifying.
 _NO_SIGNAL = 1e-4
+_FIRST_SHELLS = 4  # have few coefficients always, and are never in doubt
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class PostprocessConfig:
         min_fit_shells: fewer shells than this give no fit.
         max_sharpening_angst2: strongest fitted B factor that is applied.
         low_pass_angst: of the result; default the resolution found.
+        symmetry: point group of the maps; it leaves a shell fewer coefficients of its own.
     """
 
     mask: MaskConfig = field(default_factory=MaskConfig)
@@ -57,6 +61,7 @@ class PostprocessConfig:
     min_fit_shells: int = 6
     max_sharpening_angst2: float = 500.0
     low_pass_angst: float | None = None
+    symmetry: str = "C1"
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,9 @@ class Postprocessed:
         volume: `[n, n, n]`, sharpened and low-passed, not masked.
         mask: `[n, n, n]`.
         fsc: of the half maps.
-        resolution_angst: of the corrected curve at 0.143; infinity where there is no signal.
+        resolution_angst: of the corrected curve at 0.143, or where it is no longer two standard
+            deviations above noise if that comes first; infinity where there is no signal.
+        resolution_0143_angst: of the corrected curve at 0.143 in any case.
         resolution_unmasked_angst: of the unmasked curve at 0.143.
         resolution_05_angst: of the corrected curve at 0.5.
         log_amplitude: `[n]`, of the masked mean map with the noise's part taken out;
@@ -99,6 +106,7 @@ class Postprocessed:
     mask: Tensor
     fsc: MaskedFsc
     resolution_angst: float
+    resolution_0143_angst: float
     resolution_unmasked_angst: float
     resolution_05_angst: float
     log_amplitude: Tensor
@@ -231,6 +239,19 @@ def _signal_fsc(fsc: MaskedFsc, resolution_angst: float) -> Tensor:
     return torch.where(kept, truth, 0.0)
 
 
+def _significant_angst(fsc: MaskedFsc, mask: Tensor, symmetry: str) -> float:
+    """Where the curve, averaged over a tenth of the frequency, drowns in the noise of few.
+
+    Under O a shell within a tight mask has some dozens of coefficients of its own, whose noise
+    alone correlates by 0.1: single shells above 0.143 prove nothing then.
+    """
+    n_operators = len(symmetry_operators(symmetry))
+    mean, deviation = smoothed_fsc(fsc.corrected.double(), mask=mask, n_operators=n_operators)
+    excess = fsc_threshold(deviation) - 0.143
+    few = torch.arange(len(mean)) < _FIRST_SHELLS
+    return fsc.resolution_angst(mean - torch.where(few, 0.0, excess), 0.143)
+
+
 def postprocess(
     half_1: Tensor,
     half_2: Tensor,
@@ -266,7 +287,8 @@ def postprocess(
         generator=generator,
         config=config.fsc,
     )
-    resolution = fsc.resolution_angst(fsc.corrected, 0.143)
+    plain = fsc.resolution_angst(fsc.corrected, 0.143)
+    resolution = max(plain, _significant_angst(fsc, mask, config.symmetry))
     unmasked = fsc.resolution_angst(fsc.unmasked, 0.143)
     notes += _doubts(fsc, mask, resolution)
     signal = _signal_fsc(fsc, resolution)
@@ -286,6 +308,7 @@ def postprocess(
         mask=mask,
         fsc=fsc,
         resolution_angst=resolution,
+        resolution_0143_angst=plain,
         resolution_unmasked_angst=unmasked,
         resolution_05_angst=fsc.resolution_angst(fsc.corrected, 0.5),
         log_amplitude=log_amplitude,

@@ -140,6 +140,7 @@ def make_views(
     disc: HalfDisc,
     pixel_size_angst: float,
     ctf_applied: str = "full",
+    b_factor_angst2: Tensor | None = None,
     odd_phase_rad: Tensor | None = None,
     even_phase_rad: Tensor | None = None,
 ) -> Views:
@@ -154,6 +155,7 @@ def make_views(
         disc: the coefficients, of box n.
         pixel_size_angst: pixel of the images.
         ctf_applied: "full", or "flipped" when the phases of the images were flipped.
+        b_factor_angst2: `[g]`, envelope of each group; none by default.
         odd_phase_rad: `[b, k]`, phase that odd aberrations gave the images; it is taken off.
         even_phase_rad: `[b, k]`, what even aberrations add to the CTF's argument.
 
@@ -179,9 +181,13 @@ def make_views(
     )
     if ctf_applied == "flipped":
         ctf = ctf.abs()
+    ctf = ctf * scale[group][:, None]
+    if b_factor_angst2 is not None:
+        square = frequencies.square().sum(1)
+        ctf = ctf * torch.exp(-b_factor_angst2[group][:, None] * square / 4)
     return Views(
         data=data,
-        ctf=ctf * scale[group][:, None],
+        ctf=ctf,
         noise_power=noise_power[group][:, : disc.radius + 1],
         group=group,
         disc=disc,

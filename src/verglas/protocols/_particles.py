@@ -287,6 +287,7 @@ def views_of_rows(
     scale: "torch.Tensor",
     pixel_size_angst: float,
     ctf_applied: str = "full",
+    b_factor_angst2: "torch.Tensor | None" = None,
 ) -> "tuple[pl.DataFrame, Views]":
     """Make the views of a chunk, a block of images at a time.
 
@@ -298,6 +299,7 @@ def views_of_rows(
         scale: `[g]`.
         pixel_size_angst: of the images.
         ctf_applied: "flipped" for images whose phases were flipped.
+        b_factor_angst2: `[g]`, envelope of each noise group.
 
     Returns:
         The rows whose images were read, and their views.
@@ -320,6 +322,7 @@ def views_of_rows(
                 disc=disc,
                 pixel_size_angst=pixel_size_angst,
                 ctf_applied=ctf_applied,
+                b_factor_angst2=b_factor_angst2,
                 odd_phase_rad=odd,
                 even_phase_rad=even,
             )

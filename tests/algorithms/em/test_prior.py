@@ -8,6 +8,7 @@ from verglas.algorithms.em.prior import (
     half_map_fsc,
     inverse_snr_of_fsc,
     last_shell_above,
+    updated_envelope,
     updated_noise,
     updated_scale,
 )
@@ -116,13 +117,15 @@ def test_group_without_views_keeps_a_sensible_noise():
 
 
 def test_scale_moves_to_where_the_images_are():
-    found = updated_scale(torch.ones(3), torch.tensor([2.0, 1.0, 0.5]), torch.ones(3))
+    found = updated_scale(
+        torch.ones(3), torch.tensor([[1.0, 1.0], [0.5, 0.5], [0.0, 0.5]]), torch.full((3, 2), 0.5)
+    )
     torch.testing.assert_close(found, torch.tensor([2.0, 1.0, 0.5]), **F32)
 
 
 def test_scale_has_geometric_mean_one_and_bounded_spread():
-    cross = torch.tensor([100.0, 1.0, 1.1, 0.9, -3.0])
-    found = updated_scale(torch.full((5,), 2.0), cross, torch.ones(5))
+    cross = torch.tensor([[100.0], [1.0], [1.1], [0.9], [-3.0]])
+    found = updated_scale(torch.full((5,), 2.0), cross, torch.ones(5, 1))
     assert float(found.log().mean()) == pytest.approx(0, abs=1e-6)
     assert float(found.max() / found.min()) <= 25.0 + 1e-4
     assert (found > 0).all()
@@ -130,6 +133,44 @@ def test_scale_has_geometric_mean_one_and_bounded_spread():
 
 def test_scale_of_a_group_without_views_stays_relative_to_the_others():
     found = updated_scale(
-        torch.ones(3), torch.tensor([1.0, 0.0, 1.0]), torch.tensor([1.0, 0.0, 1.0])
+        torch.ones(3), torch.tensor([[1.0], [0.0], [1.0]]), torch.tensor([[1.0], [0.0], [1.0]])
     )
     torch.testing.assert_close(found, torch.ones(3), **F32)
+
+
+EXTENT_ANGST = 200.0
+
+
+def envelope_sums(scale, b_factor, *, energy):
+    """Noise-free sums of groups whose signal has an envelope that was not yet modelled."""
+    shells = torch.arange(41, dtype=torch.float64)
+    quarter = (shells / EXTENT_ANGST).square() / 4
+    power = torch.full((len(scale), 41), energy, dtype=torch.float64)
+    return power * scale[:, None] * (-b_factor[:, None] * quarter).exp(), power
+
+
+def test_envelope_of_each_group_is_found_against_the_mean():
+    scale = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
+    b_factor = torch.tensor([-60.0, 0.0, 60.0], dtype=torch.float64)
+    cross, power = envelope_sums(scale, b_factor, energy=1e4)
+    found = updated_envelope(torch.ones(3), torch.zeros(3), cross, power, extent_angst=EXTENT_ANGST)
+    torch.testing.assert_close(found[0].double(), scale, rtol=0.01, atol=0)
+    torch.testing.assert_close(found[1].double(), b_factor, rtol=0, atol=1.0)
+    # what is modelled already stays
+    same = updated_envelope(*found, power, power, extent_angst=EXTENT_ANGST)
+    torch.testing.assert_close(same[1], found[1], rtol=0, atol=1.0)
+
+
+def test_envelope_of_groups_that_say_little_stays_near_the_mean():
+    b_factor = torch.tensor([-300.0, 300.0], dtype=torch.float64)
+    cross, power = envelope_sums(torch.ones(2).double(), b_factor, energy=1e-3)
+    _, found = updated_envelope(
+        torch.ones(2), torch.zeros(2), cross, power, extent_angst=EXTENT_ANGST
+    )
+    assert float(found.abs().max()) < 20
+    empty = torch.zeros(2, 41, dtype=torch.float64)
+    scale, found = updated_envelope(
+        torch.ones(2), torch.zeros(2), empty, empty, extent_angst=EXTENT_ANGST
+    )
+    torch.testing.assert_close(scale, torch.ones(2), **F32)
+    torch.testing.assert_close(found, torch.zeros(2), **F32)

@@ -28,7 +28,7 @@ class Sums:
         denominator: `[c, ...]`, real.
         residual_power: `[g, s]`, summed |X - CTF P|^2 / 2 by noise group and shell (float64).
         residual_count: `[g, s]`, number of coefficients behind it.
-        scale_cross, scale_power: `[g]`, sums of <CTF P, X> and |CTF P|^2 over sigma^2.
+        scale_cross, scale_power: `[g, s]`, sums of <CTF P, X> and |CTF P|^2 over sigma^2.
         shift_square_angst2: `[2]`, summed squared shift per axis and the number of views.
         class_weight: `[c]`, posterior mass of each reference.
         evidence_loglik: `[1]`.
@@ -52,14 +52,13 @@ class Sums:
         m = half_volume_size(radius, padding)
         shape = (n_references, 3 if planar else m, m, m // 2 + 1)
         by_shell = torch.zeros(n_groups, radius + 1, dtype=torch.float64)
-        by_group = torch.zeros(n_groups, dtype=torch.float64)
         return Sums(
             numerator=torch.zeros(shape, dtype=torch.complex64),
             denominator=torch.zeros(shape),
             residual_power=by_shell,
             residual_count=by_shell.clone(),
-            scale_cross=by_group,
-            scale_power=by_group.clone(),
+            scale_cross=by_shell.clone(),
+            scale_power=by_shell.clone(),
             shift_square_angst2=torch.zeros(2, dtype=torch.float64),
             class_weight=torch.zeros(n_references, dtype=torch.float64),
             evidence_loglik=torch.zeros(1, dtype=torch.float64),

@@ -14,6 +14,7 @@ __all__ = [
     "inverse_snr_of_fsc",
     "last_shell_above",
     "smoothed_fsc",
+    "updated_envelope",
     "updated_noise",
     "updated_scale",
 ]
@@ -22,6 +23,9 @@ _FSC_CEILING = 0.999
 _ENOUGH = 100.0  # independent coefficients that put noise at half of 0.143
 _WINDOW = 0.1  # of the frequency: how far over the FSC is averaged at most
 _DEVIATIONS = 2.0
+_ENVELOPE_STEPS = 6
+_WIDEST_B = 2.5  # standard deviations; poor poses of a poor group would drive it ever farther
+_LOG_SCALE = math.log(5.0)
 
 
 def half_map_fsc(half_maps: Tensor, mask: Tensor, *, n_shells: int) -> Tensor:
@@ -155,13 +159,65 @@ def updated_scale(scale: Tensor, cross: Tensor, power: Tensor) -> Tensor:
 
     Args:
         scale: `[g]`, the scale used when the sums were made.
-        cross, power: `[g]`, summed <CTF P, X> and |CTF P|^2, both over sigma^2.
+        cross, power: `[g, s]`, summed <CTF P, X> and |CTF P|^2, both over sigma^2.
 
     Returns:
         `[g]`, float32, geometric mean 1.
     """
+    cross, power = cross.sum(1), power.sum(1)
     ratio = (cross / power.clamp_min(1e-30)).clamp(0.2, 5.0).float()
     new = scale * torch.where(power > 0, ratio, torch.ones_like(ratio))
     median = new.median()
     new = new.clamp(median / 5, median * 5)
     return new / new.log().mean().exp()
+
+
+def updated_envelope(
+    scale: Tensor,
+    b_factor_angst2: Tensor,
+    cross: Tensor,
+    power: Tensor,
+    *,
+    extent_angst: float,
+    spread_angst2: float = 60.0,
+) -> tuple[Tensor, Tensor]:
+    """Estimate each group's intensity and B factor against the mean of all.
+
+    Micrographs differ in drift, charging and ice, so their signal fades at different rates:
+    `scale exp(-B k^2 / 4)`. The residuals' regression on the prediction, shell by shell, is
+    fitted for both by Gauss-Newton, B with a Gaussian prior about the mean, which is zero
+    because the map holds what all groups share.
+
+    Args:
+        scale: `[g]`, used when the sums were made.
+        b_factor_angst2: `[g]`, likewise.
+        cross, power: `[g, s]`, summed <CTF P, X> and |CTF P|^2, both over sigma^2.
+        extent_angst: side of the box.
+        spread_angst2: standard deviation of B among groups, before the data.
+
+    Returns:
+        `[g]` scale, geometric mean 1, and `[g]` B factor, mean 0 by weight; float32.
+    """
+    shells = torch.arange(cross.shape[1], dtype=torch.float64)
+    quarter = (shells / extent_angst).square() / 4
+    log_scale = torch.zeros(len(scale), dtype=torch.float64)
+    more_b = torch.zeros_like(log_scale)
+    known = power.sum(1) > 0
+    for _ in range(_ENVELOPE_STEPS):
+        model = (log_scale[:, None] - more_b[:, None] * quarter).exp()
+        columns = torch.stack([model, -quarter * model], 1)
+        normal = torch.einsum("gis,gjs,gs->gij", columns, columns, power)
+        gradient = torch.einsum("gis,gs->gi", columns, cross - model * power)
+        gradient[:, 1] -= (b_factor_angst2.double() + more_b) / spread_angst2**2
+        normal[:, 1, 1] += spread_angst2**-2
+        normal[:, 0, 0] += 1e-6
+        step = torch.linalg.solve(normal, gradient)
+        log_scale = (log_scale + step[:, 0].clamp(-1, 1)).clamp(-_LOG_SCALE, _LOG_SCALE)
+        more_b = more_b + step[:, 1].clamp(-spread_angst2, spread_angst2)
+    b_factor = b_factor_angst2.double() + torch.where(known, more_b, 0.0)
+    weight = (power * quarter.square()).sum(1)
+    b_factor = b_factor - (weight * b_factor).sum() / weight.sum().clamp_min(1e-30)
+    b_factor = b_factor.clamp(-_WIDEST_B * spread_angst2, _WIDEST_B * spread_angst2)
+    new = scale.double().log() + torch.where(known, log_scale, 0.0)
+    new = new.clamp(new.median() - _LOG_SCALE, new.median() + _LOG_SCALE)
+    return (new - new.mean()).exp().float(), b_factor.float()

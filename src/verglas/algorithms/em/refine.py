@@ -20,8 +20,8 @@ from verglas.algorithms.em.prior import (
     inverse_snr_of_fsc,
     last_shell_above,
     smoothed_fsc,
+    updated_envelope,
     updated_noise,
-    updated_scale,
 )
 from verglas.algorithms.em.references import References
 from verglas.kernels.filters import low_pass
@@ -118,6 +118,7 @@ class RefineState:
         half_maps: `[2, n, n, n]`, regularised, of the box's extent at a pixel that fits.
         noise_power: `[g, s]`, variance of a real component by group and shell.
         scale: `[g]`, intensity of each group.
+        b_factor_angst2: `[g]`, how much faster its signal fades than the mean's.
         fsc: `[s]`, between the raw half maps inside the soft sphere.
         radius: shells used by the last iteration (0 at the start).
         shell: last shell with FSC above 0.143.
@@ -133,6 +134,7 @@ class RefineState:
     half_maps: Tensor
     noise_power: Tensor
     scale: Tensor
+    b_factor_angst2: Tensor
     fsc: Tensor
     radius: int
     shell: int
@@ -230,6 +232,7 @@ def initial_state(config: RefineConfig, volume: Tensor, noise_power: Tensor) -> 
         half_maps=torch.stack([low, low]),
         noise_power=noise_power,
         scale=torch.ones(len(noise_power)),
+        b_factor_angst2=torch.zeros(len(noise_power)),
         fsc=torch.ones(shell + 1, dtype=torch.float64),
         radius=0,
         shell=shell,
@@ -347,11 +350,15 @@ def update(
     square, n_views = shifts
     measured = math.sqrt(float(square) / max(float(n_views), 1.0))
     coarse = config.extent_angst / shell / 8
+    scale, b_factor_angst2 = updated_envelope(
+        state.scale, state.b_factor_angst2, cross, power, extent_angst=config.extent_angst
+    )
     improved = shell > state.shell or state.iteration == 0
     return RefineState(
         half_maps=torch.stack(maps) * mask,
         noise_power=updated_noise(residual, count, state.noise_power),
-        scale=updated_scale(state.scale, cross, power),
+        scale=scale,
+        b_factor_angst2=b_factor_angst2,
         fsc=fsc,
         radius=radius,
         shell=shell,

@@ -44,5 +44,5 @@ def add_residuals(views: Views, slices: Tensor, sums: Sums, window: NoiseWindow)
     inverse_noise = views.inverse_noise
     cross = (views.data * prediction.conj()).real * inverse_noise
     energy = prediction.abs().square() * inverse_noise
-    sums.scale_cross.index_add_(0, views.group, cross.double().sum(1))
-    sums.scale_power.index_add_(0, views.group, energy.double().sum(1))
+    sums.scale_cross.index_add_(0, views.group, shell_sums(cross, views.disc))
+    sums.scale_power.index_add_(0, views.group, shell_sums(energy, views.disc))

@@ -2,10 +2,12 @@
 
 The mask is made from the sum of the half maps, unless one is given. The resolution is where
 the Fourier shell correlation of the masked halves falls below 0.143, after the part that the
-mask itself causes, measured with random phases, has been taken out. The mean of the halves is
-weighted by how well each shell is determined, sharpened by a B factor (fitted from 10 Å to
-the resolution, or given) and low-passed at the resolution. Doubts are reported as warnings:
-a mask that is too tight, halves that correlate up to Nyquist, too few shells for a B factor.
+mask itself causes, measured with random phases, has been taken out; or, if that comes first,
+where it drowns in the noise of the few coefficients that a symmetric map has of its own. The
+mean of the halves is weighted by how well each shell is determined, sharpened by a B factor
+(fitted from 10 Å to the resolution, or given) and low-passed at the resolution. Doubts are
+reported as warnings: a mask that is too tight, halves that correlate up to Nyquist, too few
+shells for a B factor.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
     from verglas.algorithms.postprocess import PostprocessConfig, Postprocessed
 
 __all__ = ["Inputs", "Outputs", "PostprocessParams", "postprocess_volumes", "run"]
+
+
+_NUMBERS = ("resolution_angst", "resolution_0143_angst", "resolution_unmasked_angst")
+_COLUMNS = ("item_id", "half_map_1_path", "half_map_2_path", "pixel_size_angst", "symmetry")
 
 
 class PostprocessParams(Params):
@@ -86,7 +92,7 @@ def _curves(source_id: int, found: "Postprocessed") -> list[dict[str, Any]]:
     return rows
 
 
-def _config(params: PostprocessParams) -> "PostprocessConfig":
+def _config(params: PostprocessParams, symmetry: str) -> "PostprocessConfig":
     from verglas.algorithms.map_fsc import FscConfig, MaskConfig
     from verglas.algorithms.postprocess import PostprocessConfig
 
@@ -102,6 +108,7 @@ def _config(params: PostprocessParams) -> "PostprocessConfig":
         fit_from_angst=params.fit_from_angst,
         max_sharpening_angst2=params.max_sharpening_angst2,
         low_pass_angst=params.low_pass_angst,
+        symmetry=symmetry,
     )
 
 
@@ -120,7 +127,7 @@ def postprocess_volumes(
             load_map(task, row["half_map_2_path"]),
             pixel_size_angst=pixel,
             generator=seeded(task),
-            config=_config(params),
+            config=_config(params, row.get("symmetry") or "C1"),
             mask=given,
         )
         masked = found.volume * found.mask
@@ -131,13 +138,14 @@ def postprocess_volumes(
                 "image_path": write_map(task, f"map_{item:04d}.mrc", found.volume, pixel),
                 "mask_path": write_map(task, f"mask_{item:04d}.mrc", found.mask, pixel),
                 "resolution_angst": finite(found.resolution_angst),
+                "resolution_0143_angst": finite(found.resolution_0143_angst),
                 "resolution_unmasked_angst": finite(found.resolution_unmasked_angst),
                 "b_factor_angst2": found.b_factor_angst2,
                 "notes": list(found.notes),
                 "curves": _curves(item, found),
             }
         )
-    numbers = ("resolution_angst", "resolution_unmasked_angst", "b_factor_angst2")
+    numbers = (*_NUMBERS, "b_factor_angst2")
     schema: dict[str, Any] = dict.fromkeys(numbers, pl.Float64) | {"notes": pl.List(pl.String)}
     return pl.DataFrame(results, schema_overrides=schema)
 
@@ -145,7 +153,7 @@ def postprocess_volumes(
 def _metrics(ctx: Context, found: pl.DataFrame) -> None:
     """Record the numbers of the best map, and all doubts."""
     best = found.sort("resolution_angst", nulls_last=True).row(0, named=True)
-    for name in ("resolution_angst", "resolution_unmasked_angst", "b_factor_angst2"):
+    for name in (*_NUMBERS, "b_factor_angst2"):
         if best[name] is not None:
             ctx.metric(name, round(best[name], 2))
     several = found.height > 1
@@ -156,7 +164,7 @@ def _metrics(ctx: Context, found: pl.DataFrame) -> None:
 
 @protocol(
     "volumes.postprocess",
-    version=1,
+    version=2,
     label="Post-process maps",
     citations=(
         "Rosenthal & Henderson 2003, doi:10.1016/j.jmb.2003.07.013",
@@ -171,7 +179,7 @@ def run(ctx: Context, params: PostprocessParams, inputs: Inputs) -> Outputs:
         data,
         chunk=1,
         gpus=1,
-        columns=("item_id", "half_map_1_path", "half_map_2_path", "pixel_size_angst"),
+        columns=tuple(name for name in _COLUMNS if name != "symmetry" or name in data.columns),
         params=params,
         mask=inputs.mask,
     )
