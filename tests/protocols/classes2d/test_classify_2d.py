@@ -106,7 +106,7 @@ def _in_plane_errors(truth, found):
 
 
 def test_particles_of_a_class_are_turned_alike(tmp_path):
-    # 200 asymmetric particles of 36 px of 5 A at SNR 1, 4 classes; measured 3.6 degrees
+    # 200 asymmetric particles of 36 px of 5 A at SNR 1, 4 classes; measured 3-4 degrees
     out = _classify(tmp_path)
     truth = simulated("asymmetric", 200, 1.0).table.select("item_id", "^angle_.*$")
     found = out.particles.rows(("item_id", "class_index", "angle_psi_deg"))
