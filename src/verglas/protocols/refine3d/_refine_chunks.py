@@ -51,6 +51,7 @@ def expect_half(
     from verglas.kernels.so3 import euler_to_matrix
 
     torch.set_num_threads(task.threads)
+    torch.set_flush_denormal(True)
     current = RefineState.from_arrays(task.load(state))
     radius = plan(config, current, final=final).radius
     rows, views = _views(rows, task, config, current, radius)
@@ -83,6 +84,7 @@ def calibrate(
     from verglas.algorithms.em.refine import RefineState, references
 
     torch.set_num_threads(task.threads)
+    torch.set_flush_denormal(True)
     current = RefineState.from_arrays(task.load(state))
     search = plan(config, current)
     search = dataclasses.replace(search, levels=search.levels[:1])
