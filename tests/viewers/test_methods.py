@@ -77,3 +77,18 @@ def test_stages_are_paragraphs_in_order_of_the_work():
 
 def test_no_steps_make_no_paragraphs():
     assert write_methods([]) == ([], [])
+
+
+def test_what_became_of_particles_at_borders_is_told():
+    numbers = {"box_px": 160, "n_at_border_dropped": 3, "n_at_border_filled": 1}
+    step = MethodStep(
+        "particles.extract",
+        "Extract particles",
+        params={"must_be_inside": "particle", "invert": True},
+        numbers=numbers,
+        items_out={"particles": ("particles", 12)},
+    )
+    (text,), _ = write_methods([step])
+    assert "12 particles were cut out in boxes of 160 px, inverted" in text
+    assert "Left out were 3 particles that crossed the micrograph's border." in text
+    assert "The missing rim of 1 box was filled with noise" in text

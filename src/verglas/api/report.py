@@ -267,7 +267,7 @@ def _count_fact(content: _Content, kind: str, title: str) -> Fact | None:
         return None
     first, last = counts[0][1], counts[-1][1]
     number = count_text(last, kind).rpartition(" ")[0]
-    return Fact(title, number, f"of {first}" if first != last else "")
+    return Fact(title, number, f"of {first}" if first > last else "")
 
 
 def _notices(content: _Content) -> list[str]:

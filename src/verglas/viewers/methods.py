@@ -190,7 +190,17 @@ def _extract(step: MethodStep) -> str:
         if step.get("flip_phases")
         else ""
     )
-    return f"{found} cut out in boxes{size}{inverted}{flipped} and normalised to their background."
+    text = f"{found} cut out in boxes{size}{inverted}{flipped} and normalised to their background."
+    dropped, filled = (int(step.get(f"n_at_border_{what}") or 0) for what in ("dropped", "filled"))
+    if dropped:
+        what = "boxes" if step.get("must_be_inside") == "box" else "particles"
+        text += f" Left out were {count_text(dropped, what)} that crossed the micrograph's border."
+    if filled:
+        text += (
+            f" The missing rim of {count_text(filled, 'boxes')} was filled with noise of the "
+            "micrograph's power spectrum about the box's background."
+        )
+    return text
 
 
 def _classify_2d(step: MethodStep) -> str:

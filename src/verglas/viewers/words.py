@@ -81,7 +81,11 @@ def count_text(n_items: int, noun: str) -> str:
         n_items: how many.
         noun: in the plural, as kinds are named.
     """
-    names = {"classes2d": ("class average", "class averages"), "atoms": ("model", "models")}
+    names = {
+        "classes2d": ("class average", "class averages"),
+        "atoms": ("model", "models"),
+        "boxes": ("box", "boxes"),
+    }
     singular, plural = names.get(noun, (noun.removesuffix("s"), noun))
     return f"{_int_text(n_items)} {singular if n_items == 1 else plural}"
 
