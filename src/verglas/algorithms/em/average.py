@@ -11,6 +11,7 @@ from verglas.algorithms.em.mstep import Sums
 __all__ = ["RingSums", "Shrinkage", "plain_averages"]
 
 _LEAST_VARIANCE = 0.05  # of the radial average's power: what is never denied to a class
+_LEAST_OF_NEIGHBOURS = 0.3  # of the mean weight of three rings
 _WEIGHT_FLOOR = 1e-3  # of the mean of a ring
 
 
@@ -28,9 +29,16 @@ class RingSums:
 
     @staticmethod
     def of(sums: Sums) -> "RingSums":
-        """Take those of some views, as `turning.expect_turned` adds them up."""
+        """Take those of some views, as `turning.expect_turned` adds them up.
+
+        Views were cut to a disc, which smears the numerator over neighbouring rings. Where all
+        CTFs are near zero it is then not, and the weight may not be far smaller than around.
+        """
         numerator = torch.as_tensor(sums.numerator).to(torch.complex64)
         denominator = torch.as_tensor(sums.denominator).float()
+        around = torch.nn.functional.pad(denominator, (0, 0, 1, 1), mode="replicate")
+        around = (around[:, :-2] + around[:, 1:-1] + around[:, 2:]) / 3
+        denominator = torch.maximum(denominator, _LEAST_OF_NEIGHBOURS * around)
         mean = denominator.mean(-1, keepdim=True)
         return RingSums(numerator, torch.maximum(denominator, _WEIGHT_FLOOR * mean))
 

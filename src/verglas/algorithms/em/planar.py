@@ -192,11 +192,10 @@ def planar_mask(config: PlanarConfig, n: int) -> Tensor:
     return soft_circle(n, (config.reach_angst - _EDGE_ANGST) / pixel, _EDGE_ANGST / pixel)
 
 
-def planar_grid(config: PlanarConfig, radius: int, shift_angst: float) -> RingGrid:
-    """Choose rings for averages, and for particles that are moved about."""
+def planar_grid(config: PlanarConfig, radius: int) -> RingGrid:
+    """Choose rings for particles, which fill the box, and for averages."""
     averages = 2 * config.reach_angst / config.extent_angst
-    particles = min(1.0, averages + 2 * (shift_angst + _EDGE_ANGST) / config.extent_angst)
-    return ring_grid(radius, sampled_part=particles, compared_part=averages)
+    return ring_grid(radius, sampled_part=1.0, compared_part=averages)
 
 
 def planar_turning(config: PlanarConfig, state: PlanarState, *, half: int = 0) -> Turning:
@@ -218,7 +217,7 @@ def planar_turning(config: PlanarConfig, state: PlanarState, *, half: int = 0) -
         start = 360 * float(torch.rand(1, generator=generator))
         is_wide = classified < _WIDE_ITERATIONS or classified >= config.iterations
         reach = step * (2 if is_wide else 1)
-    grid = planar_grid(config, radius, reach)
+    grid = planar_grid(config, radius)
     return Turning(
         averages=state.averages[min(half, len(state.averages) - 1)],
         log_prior=state.log_prior,
@@ -262,7 +261,7 @@ def seed_classes(
     """
     n = state.averages.shape[-1]
     n_drawn = _SPARE * config.n_classes if config.n_classes > 1 else 1
-    grid = planar_grid(config, config.radius_at(state.iteration), 0.0)
+    grid = planar_grid(config, config.radius_at(state.iteration))
     drawn = draw_deviations(covariance, state.mean_weight, grid, n=n_drawn, seed=config.seed)
     images = _images(rings_of_orders(drawn, grid), grid, n) * planar_mask(config, n)
     return replace(

@@ -140,7 +140,7 @@ class _Pass:
 
     Attributes:
         disc: coefficients of the views on a box just large enough.
-        mask: `[n, n]`, where averages can be, shifted or not.
+        mask: `[n, n]`, the disc that fills the box.
         waves: of the rings within the mask.
         shift_waves: of the shifts.
         averages: `[m, radius, c]`, conjugates of what views' orders are multiplied with.
@@ -165,10 +165,9 @@ class _Pass:
         grid, averages = turning.grid, turning.averages
         extent = views.disc.box * views.pixel_size_angst
         n = next_fast_size(2 * grid.radius + 6)
-        pixel = extent / n
         edge_px = 2.0
-        reach = turning.reach_angst + float(turning.shifts_angst.norm(dim=1).max())
-        radius_px = min(reach / pixel, n / 2 - edge_px - 1)
+        # beyond the averages: what the CTF spread is not lost to the sums
+        radius_px = n / 2 - edge_px - 1
         waves = RingWaves.make(grid, n, radius_px=radius_px + edge_px)
         side = averages.shape[-1]
         of_averages = waves

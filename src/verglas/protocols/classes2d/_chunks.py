@@ -100,7 +100,7 @@ def vary(
 
     current = PlanarState.from_arrays(task.load(state))
     rows, views, shifts = _views(rows, task, config, current)
-    grid = replace(planar_grid(config, views.disc.radius, 0.0), n_orders=config.n_orders)
+    grid = replace(planar_grid(config, views.disc.radius), n_orders=config.n_orders)
     covariance = ring_covariance(
         views.shifted(shifts),
         radial_average_ft(config, current, views.disc.radius),

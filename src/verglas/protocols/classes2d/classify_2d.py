@@ -37,6 +37,7 @@ __all__ = ["Classify2dParams", "Inputs", "Outputs", "run"]
 
 _ID = "particles.classify_2d"
 _STEPS_OF_START = 9  # the first resolution is this part of the diameter
+_LEAST_SCORE = 1.0  # nats: below, a class shows nothing that an empty box would not
 _POSE_3D = ("angle_rot_deg", "angle_tilt_deg")
 
 
@@ -133,7 +134,9 @@ def _classes(
         image_slice=pl.int_range(pl.len(), dtype=pl.Int64),
         class_index=pl.int_range(pl.len(), dtype=pl.Int64),
         class_fraction=pl.col("n_particles") / poses.height,
-        resolution_angst=pl.when(pl.col("score") > 0).then(measured).otherwise(config.extent_angst),
+        resolution_angst=pl.when(pl.col("score") > _LEAST_SCORE)
+        .then(measured)
+        .otherwise(config.extent_angst),
         optics_group=pl.lit(int(inputs.particles.optics["optics_group"][0]), pl.Int64),
     )
     classes = ctx.dataset(
