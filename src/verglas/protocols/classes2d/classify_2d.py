@@ -157,7 +157,7 @@ def _particles(ctx: Context, inputs: Inputs, poses: pl.DataFrame) -> DataSet:
 
 @protocol(
     _ID,
-    version=1,
+    version=2,
     label="Classify in 2D",
     citations=(
         "Scheres 2012, doi:10.1016/j.jmb.2011.11.010",

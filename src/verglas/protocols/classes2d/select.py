@@ -69,7 +69,7 @@ def _by_rule(classes: pl.DataFrame, params: SelectParams) -> pl.Series:
     return kept
 
 
-@protocol("classes2d.select", version=1, label="Select 2D classes")
+@protocol("classes2d.select", version=2, label="Select 2D classes")
 def run(ctx: Context, params: SelectParams, inputs: Inputs) -> Outputs:
     """Split the classes and take the particles of those that are kept."""
     classes = inputs.classes.rows()
