@@ -15,6 +15,7 @@ from verglas.protocols.volumes._score import (
     halves_score,
     reference_curves,
     reference_score,
+    support_score,
 )
 from verglas.sdk import ArrayRef, Task
 
@@ -135,7 +136,8 @@ def _halves_beside(
         pixel_size_angst=row["pixel_size_angst"],
         generator=seeded(task),
     )
-    return halves_score(halves), halves_curves(row["item_id"], halves)
+    score = halves_score(halves) | support_score(found, halves)
+    return score, halves_curves(row["item_id"], halves)
 
 
 def _write_maps(

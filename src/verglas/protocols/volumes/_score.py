@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from verglas.algorithms.map_fsc import MaskedFsc
     from verglas.algorithms.model_fsc import ModelFsc
 
-__all__ = ["halves_curves", "halves_score", "reference_curves", "reference_score"]
+__all__ = ["halves_curves", "halves_score", "reference_curves", "reference_score", "support_score"]
 
 
 def halves_score(fsc: MaskedFsc) -> dict[str, Any]:
@@ -20,6 +20,29 @@ def halves_score(fsc: MaskedFsc) -> dict[str, Any]:
         "half_05_angst": finite(fsc.resolution_angst(fsc.corrected, 0.5)),
         "half_unmasked_0143_angst": finite(fsc.resolution_angst(fsc.unmasked, 0.143)),
     }
+
+
+def support_score(found: ModelFsc, halves: MaskedFsc) -> dict[str, Any]:
+    """Say how far the reference bears out what the half maps claim.
+
+    A perfect reference agrees with the map as `sqrt(2F/(1+F))` foresees. One that differs from
+    the specimen agrees less on all shells alike; claims without substance show as a drop on the
+    shells beyond the reference's 0.5. So the ratio of found to foreseen is given for the
+    shells from 30 Å to there, and from there to where the half maps end.
+    """
+    from verglas.algorithms.map_fsc import expected_truth_fsc
+
+    x, foreseen = halves.frequencies_per_angst, expected_truth_fsc(halves.corrected)
+    end = halves.resolution_angst(halves.corrected, 0.143)
+    middle = found.resolution_05_angst
+
+    def ratio(coarse_angst: float, fine_angst: float) -> float | None:
+        band = (x > 1 / coarse_angst) & (x <= 1 / fine_angst)
+        if not band.any():
+            return None
+        return float(found.fsc.corrected[band].mean() / foreseen[band].mean())
+
+    return {"support_coarse": ratio(30.0, middle), "support_fine": ratio(middle, end)}
 
 
 def halves_curves(source_id: int, fsc: MaskedFsc) -> list[dict[str, Any]]:

@@ -38,13 +38,15 @@ __all__ = ["FscParams", "Inputs", "Outputs", "run"]
 # Room around a model for its mask: dilation, edge and the spread of the low-pass.
 _MARGIN_ANGST = 35.0
 _SCALE_WARNING = 0.005
-_CLAIM_TOLERANCE = 1.1
+_UNSUPPORTED = 0.6  # of the agreement on coarser shells
 _METRICS = (
     "fsc_05_angst",
     "fsc_0143_angst",
     "fsc_corrected_05_angst",
     "other_hand_05_angst",
     "half_0143_angst",
+    "support_coarse",
+    "support_fine",
     "pixel_size_factor",
     "rescaled_05_angst",
 )
@@ -167,9 +169,13 @@ def _warn(ctx: Context, score: dict[str, Any], pixel_size_angst: float) -> None:
         )
     if score.get("is_mirrored"):
         ctx.warn("the map is the mirror image of the reference: its hand must be changed")
-    half, supported = score.get("half_0143_angst"), score.get("fsc_05_angst")
-    if half and supported and half < supported / _CLAIM_TOLERANCE:
-        ctx.warn(f"the half maps claim {half:.2f} Å where the reference supports {supported:.2f} Å")
+    coarse, fine = score.get("support_coarse"), score.get("support_fine")
+    if coarse and fine is not None and fine < _UNSUPPORTED * coarse:
+        ctx.warn(
+            f"the half maps claim {score['half_0143_angst']:.2f} Å; beyond "
+            f"{score['fsc_05_angst']:.2f} Å the reference agrees only {fine:.2f} times as well as "
+            f"they foresee, against {coarse:.2f} times on coarser shells"
+        )
 
 
 def _aligned(
@@ -194,7 +200,7 @@ def _aligned(
 
 @protocol(
     "volumes.fsc",
-    version=1,
+    version=2,
     label="Fourier shell correlation",
     citations=(
         "Rosenthal & Henderson 2003, doi:10.1016/j.jmb.2003.07.013",
