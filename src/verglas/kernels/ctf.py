@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from verglas.kernels._checks import check_tail
-from verglas.kernels.electron import electron_wavelength_angst
+from verglas.kernels.electron import PLANCK_KEV_ANGST, REST_KEV, electron_wavelength_angst
 
 __all__ = [
     "ctf_phase",
@@ -249,5 +249,5 @@ def _phase_coefficients(
 
 
 def _wavelengths_angst(voltage_kv: Tensor) -> Tensor:
-    flat = [electron_wavelength_angst(value) for value in voltage_kv.flatten().tolist()]
-    return torch.tensor(flat, dtype=torch.float64, device=voltage_kv.device).view(voltage_kv.shape)
+    """Return what `electron_wavelength_angst` gives for each."""
+    return PLANCK_KEV_ANGST * (voltage_kv * (voltage_kv + 2 * REST_KEV)).rsqrt()
