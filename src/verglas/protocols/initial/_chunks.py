@@ -42,8 +42,6 @@ def _views(
     from verglas.kernels.disc import half_disc
 
     torch.set_num_threads(task.threads)
-    # likelihoods fade into numbers too small for fast arithmetic: the products take twice as long
-    torch.set_flush_denormal(True)
     power = torch.as_tensor(task.load(noise)["noise_power"])
     rows, views = views_of_rows(
         rows,
@@ -66,13 +64,15 @@ def run_heat(
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
     """Run the coarse searches of one heat."""
     from verglas.algorithms.em.first_map import coarse_search, judge
+    from verglas.kernels.denormals import denormals_flushed
 
     mine = seeds[int(rows[START][0])]
     rows, views = _views(rows, task, config, noise)
     arrays: dict[str, Any] = {}
     for done, seed in enumerate(mine):
         task.progress(done, len(mine))
-        found = judge(views, config, coarse_search(views, config, seed=seed), fine=False)
+        with denormals_flushed():
+            found = judge(views, config, coarse_search(views, config, seed=seed), fine=False)
         arrays |= pack(found, f"{seed}_")
     return rows.select("item_id", START), arrays
 
@@ -87,14 +87,17 @@ def run_final(
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
     """Take one start to the last resolution."""
     from verglas.algorithms.em.first_map import fine_search, judge
+    from verglas.kernels.denormals import denormals_flushed
 
     seed = int(rows[START][0])
     found = unpack(task.load(starts[seed]))
     rows, views = _views(rows, task, config, noise)
-    for done, better in enumerate(fine_search(views, config, found, seed=seed)):
-        task.progress(done, config.fine_iterations)
-        found = better
-    return rows.select("item_id", START), pack(judge(views, config, found, fine=True))
+    with denormals_flushed():
+        for done, better in enumerate(fine_search(views, config, found, seed=seed)):
+            task.progress(done, config.fine_iterations)
+            found = better
+        found = judge(views, config, found, fine=True)
+    return rows.select("item_id", START), pack(found)
 
 
 def place(
@@ -112,11 +115,13 @@ def place(
 
     from verglas.algorithms.em.expectation import expect
     from verglas.algorithms.em.first_map import placing
+    from verglas.kernels.denormals import denormals_flushed
 
     candidate = unpack(task.load(chosen))
     rows, views = _views(rows, task, config, noise)
     views = dataclasses.replace(views, noise_power=views.noise_power * candidate.noise_factor)
     search, references = placing(config, candidate)
     n_groups = int(torch.as_tensor(views.group).max()) + 1
-    poses, _ = expect(views, references, search, n_groups=n_groups)
+    with denormals_flushed():
+        poses, _ = expect(views, references, search, n_groups=n_groups)
     return pose_rows(rows, poses)

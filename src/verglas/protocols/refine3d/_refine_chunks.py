@@ -48,16 +48,18 @@ def expect_half(
     from verglas.algorithms.em.refine import RefineState
     from verglas.algorithms.em.step import KnownPoses
     from verglas.algorithms.em.step import expect_half as expect
+    from verglas.kernels.denormals import denormals_flushed
     from verglas.kernels.so3 import euler_to_matrix
 
     torch.set_num_threads(task.threads)
-    torch.set_flush_denormal(True)
     current = RefineState.from_arrays(task.load(state))
     radius = plan(config, current, final=final).radius
     rows, views = _views(rows, task, config, current, radius)
     angles, shifts = (torch.tensor(rows.select(x).to_numpy()) for x in (POSE_ANGLES, POSE_SHIFTS))
     known = KnownPoses(euler_to_matrix(angles), shifts)
-    poses, sums = expect(config, current, views, int(rows["half_set"][0]) - 1, known, final=final)
+    half = int(rows["half_set"][0]) - 1
+    with denormals_flushed():
+        poses, sums = expect(config, current, views, half, known, final=final)
     found = pose_rows(rows, poses).with_columns(
         n_effective_orientations=pl.Series(poses.effective_cells.double().numpy()),
         angle_sd_deg=pl.Series(poses.angle_sd_deg.double().numpy()).fill_nan(None),
@@ -82,9 +84,9 @@ def calibrate(
     from verglas.algorithms.em.expectation import expect
     from verglas.algorithms.em.plan import plan
     from verglas.algorithms.em.refine import RefineState, references
+    from verglas.kernels.denormals import denormals_flushed
 
     torch.set_num_threads(task.threads)
-    torch.set_flush_denormal(True)
     current = RefineState.from_arrays(task.load(state))
     search = plan(config, current)
     search = dataclasses.replace(search, levels=search.levels[:1])
@@ -94,7 +96,8 @@ def calibrate(
     factor = 1.0
     for turn in range(_CALIBRATION_ROUNDS + 1):
         scaled = dataclasses.replace(reference, half_volumes=reference.half_volumes * factor)
-        _, sums = expect(views, scaled, search, n_groups=len(current.noise_power))
+        with denormals_flushed():
+            _, sums = expect(views, scaled, search, n_groups=len(current.noise_power))
         if turn == 0:
             energy = float(sums.scale_power.sum()) / len(views)
             factor *= math.sqrt(_START_ENERGY / max(energy, 1e-30))
