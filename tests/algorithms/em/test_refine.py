@@ -359,7 +359,6 @@ def test_search_finds_nearly_all_of_the_posterior(symmetric, result):
     )
     assert len(plan(CONFIG, state).levels) == 2
     mass = recall(symmetric, CONFIG, state, 40)
-    # measured 0.966: 64 cells a particle and tempered coarse scores lose some of broad posteriors
     assert float(mass.mean()) > 0.999
     assert float(mass.max()) < 1.001
 
