@@ -7,7 +7,7 @@ import torch
 
 from verglas.kernels.ctf import evaluate_ctf
 from verglas.kernels.fourier import fourier_shift, irfft2, rfft2, rfft_grid
-from verglas.model.column import COLUMNS
+from verglas.model.columns import COLUMNS
 from verglas.simulate.atoms import radius_angst
 from verglas.simulate.micrograph import (
     MicrographConfig,

@@ -9,7 +9,7 @@ from verglas.kernels.ctf import evaluate_ctf
 from verglas.kernels.fourier import irfft2, rfft2, rfft_grid
 from verglas.kernels.slices import extract_slices, volume_to_half_volume
 from verglas.kernels.so3 import euler_to_matrix
-from verglas.model.column import COLUMNS
+from verglas.model.columns import COLUMNS
 from verglas.simulate.atoms import Atoms, radius_angst
 from verglas.simulate.noise import NoiseSpectrum
 from verglas.simulate.particles import (

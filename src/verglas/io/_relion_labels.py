@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from verglas.model.column import COLUMNS
+from verglas.model.columns import COLUMNS
 
 __all__ = ["DECIMALS", "PIXEL_SIZES", "PLAIN_OPTICS", "ForeignKind", "label_of", "plain_rows"]
 

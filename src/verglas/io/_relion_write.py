@@ -14,7 +14,8 @@ from verglas.io._relion_labels import (
     plain_rows,
 )
 from verglas.io.star import StarValue, write_star
-from verglas.model.column import COLUMNS, FOREIGN_PREFIX
+from verglas.model.column import FOREIGN_PREFIX
+from verglas.model.columns import COLUMNS
 
 __all__ = ["write_relion"]
 

@@ -25,7 +25,8 @@ from verglas.io._relion_labels import (
 )
 from verglas.io._relion_write import write_relion
 from verglas.io.star import read_star
-from verglas.model.column import COLUMNS, FOREIGN_PREFIX
+from verglas.model.column import FOREIGN_PREFIX
+from verglas.model.columns import COLUMNS
 
 __all__ = [
     "ForeignKind",

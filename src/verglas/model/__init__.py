@@ -1,6 +1,7 @@
 """Say what data are: columns, traits, kinds and data sets."""
 
-from verglas.model.column import COLUMNS, Column
+from verglas.model.column import Column
+from verglas.model.columns import COLUMNS
 from verglas.model.dataset import DataSet, make_dataset
 from verglas.model.dataset_files import open_dataset, write_dataset
 from verglas.model.kinds import (
@@ -11,6 +12,7 @@ from verglas.model.kinds import (
     KINDS,
     MASKS,
     MICROGRAPHS,
+    MOVIES,
     PARTICLES,
     VOLUMES,
     Kind,
@@ -26,6 +28,7 @@ __all__ = [
     "KINDS",
     "MASKS",
     "MICROGRAPHS",
+    "MOVIES",
     "PARTICLES",
     "TRAITS",
     "VOLUMES",

@@ -15,6 +15,7 @@ __all__ = [
     "KINDS",
     "MASKS",
     "MICROGRAPHS",
+    "MOVIES",
     "PARTICLES",
     "VOLUMES",
     "Kind",
@@ -43,11 +44,17 @@ class Kind:
         return self.id
 
 
+MOVIES = Kind(
+    "movies",
+    "Frames of one field after another, as the detector gave them.",
+    ("frames", "optics", "dose"),
+    ("gain", "frame_shifts", "score"),
+)
 MICROGRAPHS = Kind(
     "micrographs",
     "Images of fields of particles in ice.",
     ("image", "optics"),
-    ("ctf", "ctf_fit", "score"),
+    ("ctf", "ctf_fit", "half_images", "frame_shifts", "dose", "score"),
 )
 COORDINATES = Kind(
     "coordinates",
@@ -78,6 +85,16 @@ ATOMS = Kind("atoms", "Atomic models.", ("atoms",))
 
 KINDS: dict[str, Kind] = {
     kind.id: kind
-    for kind in (MICROGRAPHS, COORDINATES, PARTICLES, CLASSES2D, VOLUMES, MASKS, CURVES, ATOMS)
+    for kind in (
+        MOVIES,
+        MICROGRAPHS,
+        COORDINATES,
+        PARTICLES,
+        CLASSES2D,
+        VOLUMES,
+        MASKS,
+        CURVES,
+        ATOMS,
+    )
 }
 """Every built-in kind by id."""

@@ -61,6 +61,31 @@ TRAITS: dict[str, Trait] = {
             ("micrographs.import",),
         ),
         Trait(
+            "frames",
+            ("image_path", "n_frames", "first_frame", "last_frame"),
+            "Each row is a movie.",
+        ),
+        Trait(
+            "dose",
+            ("frame_dose_e_per_angst2", "pre_exposure_e_per_angst2"),
+            "The electron exposure of the frames is known.",
+        ),
+        Trait(
+            "gain",
+            ("gain_path",),
+            "A gain reference belongs to the frames.",
+        ),
+        Trait(
+            "frame_shifts",
+            ("frame_shift_x_angst", "frame_shift_y_angst", "travel_angst"),
+            "The motion of the frames is known.",
+        ),
+        Trait(
+            "half_images",
+            ("odd_image_path", "even_image_path"),
+            "Each image has two sums of independent frames.",
+        ),
+        Trait(
             "ctf",
             ("defocus_u_angst", "defocus_v_angst", "defocus_angle_deg", "phase_shift_deg"),
             "The defocus of each image is known.",

@@ -5,7 +5,8 @@ from collections.abc import Collection, Iterable
 import polars as pl
 
 from verglas.core.errors import FormatError, PortError
-from verglas.model.column import COLUMNS, Column, is_foreign
+from verglas.model.column import Column, is_foreign
+from verglas.model.columns import COLUMNS
 from verglas.model.traits import TRAITS, missing_columns
 
 __all__ = ["check_has", "check_ids", "conform"]
@@ -27,7 +28,7 @@ def conform(frame: pl.DataFrame, *, what: str) -> pl.DataFrame:
     if unknown:
         raise FormatError(
             f"{what} has columns that are not declared: {', '.join(unknown)}",
-            "declare them in verglas.model.column, or start foreign ones with 'x_'",
+            "declare them in verglas.model.columns, or start foreign ones with 'x_'",
         )
     declared = [COLUMNS[name] for name in frame.columns if name in COLUMNS]
     try:
