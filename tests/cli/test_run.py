@@ -100,6 +100,7 @@ def test_parameter_with_the_name_of_an_option_keeps_it(make):
         (["numbers.make_rows"], "did you mean numbers.make_row"),
         (["numbers.change_all", "--mode", "cube"], "expected 'square', 'root'"),
         (["numbers.change_all"], "port 'numbers' of numbers.change_all is empty"),
+        (["numbers.change_all", "--numbers", "d1"], "give it as -i numbers=DATA"),
         (["numbers.change_all", "-i", "d9"], "has no data set 'd9'"),
         (["numbers.change_all", "-i", "number=d1"], "its ports are numbers, more"),
         (["numbers.change_all", "-i", "a/b.star"], "no file 'a/b.star'"),

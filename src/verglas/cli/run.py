@@ -277,6 +277,11 @@ def _refuse_strangers(spec: "ProtocolSpec", rest: Sequence[str]) -> None:
     for text in rest:
         if text.startswith("-"):
             name = text.partition("=")[0].lstrip("-").replace("-", "_")
+            if name in spec.input_ports():
+                raise ParamsError(
+                    f"{spec.id} takes {name!r} as an input, not as an option",
+                    f"give it as -i {name}=DATA",
+                )
             try:
                 spec.params(**{name: None})
             except ParamsError as error:
