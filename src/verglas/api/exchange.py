@@ -156,6 +156,11 @@ def resolve_input(
             raise PortError(f"no file {text!r} for port {port!r} of {spec.id}")
         return _preferred(project, port, text)
     kind = spec.input_ports()[port].kind.id
+    if kind == "any":
+        raise PortError(
+            f"port {port!r} of {spec.id} takes a data set: got the file {text!r}",
+            "take it in first: verglas import FILE",
+        )
     if path.suffix.lower() != ".star" and kind not in ("volumes", "masks"):
         raise PortError(
             f"port {port!r} of {spec.id} takes {kind}: got the file {text!r}",

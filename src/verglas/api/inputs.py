@@ -53,7 +53,7 @@ def find_dataset(store: Store, ref: DataSetRef, kind: "Kind | None" = None, port
     record = find_job(store, match["job"])
     outputs = [o for o in record.outputs if match["port"] in (None, o.port)]
     if match["port"] is None and kind is not None and len(outputs) > 1:
-        outputs = [output for output in outputs if output.kind == kind.id]
+        outputs = [output for output in outputs if kind.takes(output.kind)]
         outputs = [output for output in outputs if output.port == port] or outputs
     if match["index"] is not None:
         outputs = outputs[int(match["index"]) - 1 : int(match["index"])]

@@ -5,6 +5,7 @@ from verglas.model.columns import COLUMNS
 from verglas.model.dataset import DataSet, make_dataset
 from verglas.model.dataset_files import open_dataset, write_dataset
 from verglas.model.kinds import (
+    ANY,
     ATOMS,
     CLASSES2D,
     COORDINATES,
@@ -20,6 +21,7 @@ from verglas.model.kinds import (
 from verglas.model.traits import TRAITS, Trait
 
 __all__ = [
+    "ANY",
     "ATOMS",
     "CLASSES2D",
     "COLUMNS",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 __all__ = [
+    "ANY",
     "ATOMS",
     "CLASSES2D",
     "COORDINATES",
@@ -41,8 +42,15 @@ class Kind:
     optional: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return self.id
+        return self.id if self.id != "any" else "a data set of any kind"
 
+    def takes(self, kind_id: str) -> bool:
+        """Say whether a port of this kind takes data sets of a kind."""
+        return self.id in ("any", kind_id)
+
+
+ANY = Kind("any", "Rows of any kind.", ())
+"""Of ports that take whatever there is; no data set is of this kind."""
 
 MOVIES = Kind(
     "movies",

@@ -129,7 +129,7 @@ def check_port(declared: Port, name: str, value: Any, *, owner: str, is_input: b
     for data in sets:
         if not isinstance(data, DataSet):
             raise PortError(f"{where} takes {declared.kind}: got {_what(data)}")
-        if data.kind.id != declared.kind.id:
+        if not declared.kind.takes(data.kind.id):
             raise PortError(f"{where} takes {declared.kind}: got {data.name}")
         needs = dict.fromkeys((*declared.kind.required, *declared.needs))
         data.require(needs, needed_by=owner or where)

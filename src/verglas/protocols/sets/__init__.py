@@ -1,0 +1,1 @@
+"""Put data sets together and take them apart."""
