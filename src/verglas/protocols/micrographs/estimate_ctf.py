@@ -25,7 +25,7 @@ from verglas.model import MICROGRAPHS, DataSet
 from verglas.sdk import Context, Params, Ports, Task, param, port, protocol
 
 if TYPE_CHECKING:
-    from verglas.algorithms.ctf_fit import CtfFit
+    from verglas.algorithms.ctf.fit import CtfFit
 
 __all__ = ["CtfParams", "Inputs", "Outputs", "SearchRange", "estimate", "run"]
 
@@ -136,7 +136,7 @@ def estimate(rows: pl.DataFrame, task: Task, *, search: SearchRange) -> pl.DataF
     """Fit each micrograph and draw its spectrum beside the fit."""
     import torch
 
-    from verglas.algorithms.ctf_fit import CtfFitConfig, fit_ctf
+    from verglas.algorithms.ctf.fit import CtfFitConfig, fit_ctf
     from verglas.core.errors import FormatError
     from verglas.io.images import open_images, write_png
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from verglas.algorithms._ctf_spectrum import TileSpectrum, polar_average
+from verglas.algorithms.ctf.spectrum import TileSpectrum, polar_average
 
 
 @dataclass(frozen=True)

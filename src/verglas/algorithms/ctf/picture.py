@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from verglas.algorithms._ctf_spectrum import TileSpectrum, polar_average
+from verglas.algorithms.ctf.spectrum import TileSpectrum, polar_average
 
 _N_SECTORS = 90
 _HALF_ARC = 3  # sectors of 2 degrees on either side that are averaged

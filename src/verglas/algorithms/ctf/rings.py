@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from verglas.algorithms._ctf_search import Optics
-from verglas.algorithms._ctf_spectrum import TileSpectrum
+from verglas.algorithms.ctf.search import Optics
+from verglas.algorithms.ctf.spectrum import TileSpectrum
 
 _QUALITY_THRESHOLD = 0.5
 

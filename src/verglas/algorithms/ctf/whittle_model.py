@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from verglas.algorithms._ctf_search import Optics
-from verglas.algorithms._ctf_spectrum import TileSpectrum
+from verglas.algorithms.ctf.search import Optics
+from verglas.algorithms.ctf.spectrum import TileSpectrum
 
 # Width of the priors, wide enough not to matter where rings are seen: second difference of the
 # log splines from knot to knot, log envelope, half the astigmatism (Å), motion (Å^2).

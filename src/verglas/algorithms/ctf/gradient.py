@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from verglas.algorithms._ctf_search import Optics
-from verglas.algorithms._ctf_spectrum import TileSpectrum
-from verglas.algorithms._ctf_whittle import WhittleFit
+from verglas.algorithms.ctf.search import Optics
+from verglas.algorithms.ctf.spectrum import TileSpectrum
+from verglas.algorithms.ctf.whittle import WhittleFit
 
 _PRIOR_SLOPE = 0.2  # 11 degrees
 _N_STEPS = 3

@@ -2,7 +2,7 @@
 
 Tile periodogram, exhaustive search over defocus, astigmatism and phase shift, then a
 maximum-likelihood refinement that also gives standard errors, the motion that blurs the rings in
-one direction and a check of the microscope's constants. The steps live in `_ctf_*.py`.
+one direction and a check of the microscope's constants. The steps are the other files here.
 """
 
 import math
@@ -10,18 +10,18 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from verglas.algorithms._ctf_gradient import Gradient, fit_gradient
-from verglas.algorithms._ctf_picture import spectrum_picture
-from verglas.algorithms._ctf_quality import (
+from verglas.algorithms.ctf.gradient import Gradient, fit_gradient
+from verglas.algorithms.ctf.picture import spectrum_picture
+from verglas.algorithms.ctf.rings import (
     RingProfile,
     equivalent_radius,
     fit_resolution,
     mean_quality,
     ring_profile,
 )
-from verglas.algorithms._ctf_search import CtfGuess, Optics, search_ctf
-from verglas.algorithms._ctf_spectrum import TileSpectrum, polar_average, tile_spectrum
-from verglas.algorithms._ctf_whittle import WhittleFit, refine_ctf
+from verglas.algorithms.ctf.search import CtfGuess, Optics, search_ctf
+from verglas.algorithms.ctf.spectrum import TileSpectrum, polar_average, tile_spectrum
+from verglas.algorithms.ctf.whittle import WhittleFit, refine_ctf
 from verglas.kernels.ctf import electron_wavelength_angst
 
 __all__ = ["CtfFit", "CtfFitConfig", "fit_ctf"]

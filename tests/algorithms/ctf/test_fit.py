@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from tests.algorithms.thon import micrograph
-from verglas.algorithms.ctf_fit import CtfFit, CtfFitConfig, fit_ctf
+from verglas.algorithms.ctf.fit import CtfFit, CtfFitConfig, fit_ctf
 
-_REAL = Path(__file__).parents[3] / "shared/data/micrographs/apoferritin_EMPIAR-10146"
+_REAL = Path(__file__).parents[4] / "shared/data/micrographs/apoferritin_EMPIAR-10146"
 _README_DEFOCUS = {
     "May08_03.05.02": 19500, "May08_03.13.02": 21900, "May08_03.15.02": 22400,
     "May08_03.43.44": 20100, "May08_04.32.27": 16600, "May08_04.33.57": 16700,

@@ -13,7 +13,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from verglas.algorithms._ctf_model import (
+from verglas.algorithms.ctf.search import Optics
+from verglas.algorithms.ctf.spectrum import TileSpectrum
+from verglas.algorithms.ctf.whittle_model import (
     Model,
     Problem,
     evaluate,
@@ -24,8 +26,6 @@ from verglas.algorithms._ctf_model import (
     prepare,
     shell_sums,
 )
-from verglas.algorithms._ctf_search import Optics
-from verglas.algorithms._ctf_spectrum import TileSpectrum
 
 _TOLERANCE_NATS = 0.01
 

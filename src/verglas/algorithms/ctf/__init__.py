@@ -1,0 +1,1 @@
+"""Estimate the contrast transfer function of micrographs."""
