@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from verglas.core.units import ANGST_PER_UM
+from verglas.viewers._methods_picking import PICKING_SENTENCES
 from verglas.viewers._methods_sets import SET_SENTENCES
 from verglas.viewers.page import Reference
 from verglas.viewers.words import count_text, quantity_text, title_of, value_text
@@ -305,5 +306,6 @@ _SENTENCES: dict[str, Callable[[MethodStep], str]] = {
     "volumes.postprocess": _postprocess,
     "volumes.fsc": _fsc,
     "volumes.from_atoms": _from_atoms,
+    **PICKING_SENTENCES,
     **SET_SENTENCES,
 }
