@@ -36,13 +36,14 @@ from verglas.algorithms.em.refine import (
 )
 from verglas.algorithms.em.step import KnownPoses, expect_half
 from verglas.algorithms.pose_error import compare_poses
+from verglas.algorithms.symmetry_axes import find_axes
 from verglas.algorithms.views import Optics, Views, make_views
 from verglas.kernels.disc import half_disc, shell_sums
 from verglas.kernels.fourier import rfft3
 from verglas.kernels.fsc import fourier_shell_correlation, resolution_at
 from verglas.kernels.masks import soft_sphere
 from verglas.kernels.slices import insert_slices
-from verglas.kernels.so3 import euler_to_matrix, matrix_to_euler
+from verglas.kernels.so3 import euler_to_matrix, matrix_to_euler, pose_distance_deg
 from verglas.kernels.symmetry import symmetry_operators
 from verglas.simulate import particles as simulate
 from verglas.simulate.atoms import radius_angst
@@ -307,10 +308,28 @@ def report(
         print(f"{stage:14s} {seconds:8.1f} CPU s")
 
 
+def report_axes(config: RefineConfig, state: RefineState, raw: Tensor, symmetry: str) -> None:
+    """Print how well the map obeys the group of the atoms, which the refinement was not told."""
+    radius = max(8, int(config.box * config.pixel_size_angst / state.resolution_angst(config)))
+    soft = soft_sphere(
+        config.box, config.mask_radius_angst / config.pixel_size_angst, 10 / config.pixel_size_angst
+    )
+    axes = find_axes(
+        raw.mean(0) * soft,
+        symmetry=symmetry,
+        radius=min(radius, config.max_radius),
+        generator=torch.Generator().manual_seed(0),
+    )
+    operators = symmetry_operators(symmetry)
+    off = pose_distance_deg(axes.rotation_map_to_ref[None], torch.eye(3)[None].double(), operators)
+    print(f"axes of {symmetry} {float(off[0]):.3f} deg off, score {axes.score:.3f}")
+
+
 def main() -> None:
     """Read the options, refine and report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--specimen", choices=sorted(SYMMETRY), default="apoferritin")
+    parser.add_argument("--symmetry", default="", help="to refine with; that of the atoms if empty")
     parser.add_argument("--n", type=int, default=1000, help="particles, both halves together")
     parser.add_argument("--box", type=int, default=96)
     parser.add_argument("--pixel-size-angst", type=float, default=2.0)
@@ -327,7 +346,7 @@ def main() -> None:
         box=options.box,
         pixel_size_angst=options.pixel_size_angst,
         diameter_angst=particles.diameter_angst,
-        symmetry=SYMMETRY[options.specimen],
+        symmetry=options.symmetry or SYMMETRY[options.specimen],
         initial_low_pass_angst=options.start_angst,
         max_iterations=options.iterations,
         seed=options.seed,
@@ -335,6 +354,8 @@ def main() -> None:
     print(f"{vars(options)} diameter {particles.diameter_angst:.0f} Å")
     state, poses, raw = refined(particles, config, options)
     report(particles, config, state, poses, raw)
+    if config.symmetry != SYMMETRY[options.specimen]:
+        report_axes(config, state, raw, SYMMETRY[options.specimen])
 
 
 if __name__ == "__main__":
