@@ -4,15 +4,10 @@ import pytest
 import torch
 
 from tests.algorithms.em.model_images import draw_views, make_setting
-from verglas.algorithms.em.dense import (
-    Bank,
-    DenseViews,
-    dense_expectation,
-    likeliest_rows,
-    pruned_expectation,
-)
+from verglas.algorithms.em.dense import Bank, DenseViews, dense_expectation
 from verglas.algorithms.em.expectation import Level, References, Search, expect
 from verglas.algorithms.em.noise import noise_window
+from verglas.algorithms.em.pruned import likeliest_rows, pruned_expectation
 from verglas.algorithms.em.search import child_rotations, shift_grid
 from verglas.kernels.so3 import orientation_grid
 

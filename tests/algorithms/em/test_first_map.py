@@ -3,17 +3,11 @@ import torch
 
 from tests.algorithms.em.model_images import PIXEL_ANGST, blob_volume, draw_views, make_setting
 from verglas.algorithms.em.agreement import map_agreement
+from verglas.algorithms.em.candidate import Candidate, finalists
 from verglas.algorithms.em.expectation import expect
-from verglas.algorithms.em.first_map import (
-    Candidate,
-    coarse_search,
-    finalists,
-    fine_search,
-    judge,
-    placing,
-    with_noise_of_disc,
-)
-from verglas.algorithms.em.first_map_plan import FirstMapConfig, fine_stages
+from verglas.algorithms.em.first_map import coarse_search, fine_search, judge, with_noise_of_disc
+from verglas.algorithms.em.first_map_plan import FirstMapConfig, opening_stages, settling_stages
+from verglas.algorithms.em.placing import placing
 from verglas.kernels.fourier import fourier_resize3
 from verglas.kernels.slices import volume_to_half_volume
 from verglas.kernels.so3 import pose_distance_deg, random_rotations
@@ -32,6 +26,11 @@ def _config(symmetry, **changes):
         "views_per_iteration": 60,
     }
     return FirstMapConfig(BOX, PIXEL_ANGST, 60.0, symmetry=symmetry, **values | changes)
+
+
+def _fine(views, config, candidate, seed):
+    stages = opening_stages(config) + settling_stages(config)
+    return fine_search(views, config, candidate, stages=stages, seed=seed)
 
 
 def _simulated(symmetry, n, energy=40.0):
@@ -71,7 +70,7 @@ def test_likeliest_of_six_starts_is_the_octahedral_particle_up_to_hand():
     ]
     ends = []
     for i in finalists(starts, 2):
-        *_, end = fine_search(views, config, starts[i], seed=i)
+        *_, end = _fine(views, config, starts[i], seed=i)
         ends.append(judge(views, config, end, fine=True))
     best = max(ends, key=lambda end: end.loglik)
     assert _to_truth(best, truth, config) > 0.8
@@ -116,7 +115,7 @@ def test_classes_share_the_views():
     found = coarse_search(views, config, seed=0)
     assert found.maps.shape[0] == 2
     assert float(found.class_weight.sum()) == pytest.approx(1.0, abs=0.05)
-    *_, last = fine_search(views, config, found, seed=0)
+    *_, last = _fine(views, config, found, seed=0)
     assert last.maps.shape[0] == 2
     assert bool(last.maps.isfinite().all())
 
@@ -129,7 +128,7 @@ def test_candidate_survives_the_way_through_arrays():
     for name in ("maps", "class_weight", "noise_factor"):
         assert torch.equal(getattr(back, name), getattr(found, name))
     assert back.shift_prior_angst == found.shift_prior_angst
-    *_, last = fine_search(views, config, back, seed=0)
+    *_, last = _fine(views, config, back, seed=0)
     assert last.maps.shape[-1] == config.grid(config.max_radius).box
 
 
@@ -157,5 +156,5 @@ def test_grids_follow_size_and_resolution():
     assert small.order_of(24.0) == 2
     assert large.order_of(10.0) == 4
     assert large.order_of(40.0) == 2
-    assert fine_stages(large)[0].order == 4
+    assert settling_stages(large)[0].order == 4
     assert large.radius_of(1.0) == 99

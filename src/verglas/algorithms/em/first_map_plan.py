@@ -1,12 +1,19 @@
 """What a search for a first map does when: sizes, grids and stages."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from verglas.algorithms.em.map_step import MapGrid
 from verglas.kernels.symmetry import symmetry_operators
 
-__all__ = ["COARSEST_ORDER", "FirstMapConfig", "Stage", "coarse_stages", "fine_stages"]
+__all__ = [
+    "COARSEST_ORDER",
+    "FirstMapConfig",
+    "Stage",
+    "coarse_stages",
+    "opening_stages",
+    "settling_stages",
+]
 
 COARSEST_ORDER = 2  # 15 degrees
 _STEP_OVER_RESOLUTION = 1.25  # of the edge of the particle; the grid is turned every iteration
@@ -127,14 +134,22 @@ def coarse_stages(config: FirstMapConfig) -> list[Stage]:
     ]
 
 
-def fine_stages(config: FirstMapConfig) -> list[Stage]:
-    """Return what the best go through: leave plateaus and the mean of hands, then settle."""
-    n, radius = config.views_per_iteration, config.max_radius
-    order = max(COARSEST_ORDER + 1, config.order_of(config.max_resolution_angst))
-    leave, settle = config.fine_iterations // 2, config.fine_iterations // 4
-    middle = config.fine_iterations - leave - settle
+def opening_stages(config: FirstMapConfig) -> list[Stage]:
+    """Return how finalists leave plateaus and the mean of hands, at the last resolution."""
+    stage = _fine_stage(config, config.fine_iterations // 2)
+    return [replace(stage, temperature=_SHARPENED, hand_gain=_HAND_GAIN)]
+
+
+def settling_stages(config: FirstMapConfig) -> list[Stage]:
+    """Return how the best of them settle."""
+    settle = config.fine_iterations // 4
+    middle = config.fine_iterations - config.fine_iterations // 2 - settle
     return [
-        Stage(radius, order, n, leave, 1.0, _SHARPENED, _HAND_GAIN),
-        Stage(radius, order, n, middle, 0.5, _SHARPENED),
-        Stage(radius, order, n, settle, 0.4),
+        replace(_fine_stage(config, middle), renewal=0.5, temperature=_SHARPENED),
+        replace(_fine_stage(config, settle), renewal=0.4),
     ]
+
+
+def _fine_stage(config: FirstMapConfig, iterations: int) -> Stage:
+    order = max(COARSEST_ORDER + 1, config.order_of(config.max_resolution_angst))
+    return Stage(config.max_radius, order, config.views_per_iteration, iterations, renewal=1.0)

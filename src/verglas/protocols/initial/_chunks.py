@@ -9,7 +9,7 @@ from verglas.protocols._poses import pose_rows
 from verglas.sdk import ArrayRef, Task
 
 if TYPE_CHECKING:
-    from verglas.algorithms.em.first_map import Candidate
+    from verglas.algorithms.em.candidate import Candidate
     from verglas.algorithms.em.first_map_plan import FirstMapConfig
     from verglas.algorithms.views import Views
 
@@ -27,7 +27,7 @@ def pack(candidate: "Candidate", prefix: str = "") -> dict[str, Any]:
 
 def unpack(arrays: dict[str, Any], prefix: str = "") -> "Candidate":
     """Rebuild a candidate from `pack`."""
-    from verglas.algorithms.em.first_map import Candidate
+    from verglas.algorithms.em.candidate import Candidate
 
     found = {n.removeprefix(prefix): v for n, v in arrays.items() if n.startswith(prefix)}
     return Candidate.from_arrays(found)
@@ -84,17 +84,22 @@ def run_final(
     config: "FirstMapConfig",
     noise: ArrayRef,
     starts: dict[int, ArrayRef],
+    settle: bool,
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
-    """Take one start to the last resolution."""
+    """Open one start at the last resolution, or let an opened one settle."""
     from verglas.algorithms.em.first_map import fine_search, judge
+    from verglas.algorithms.em.first_map_plan import opening_stages, settling_stages
     from verglas.kernels.denormals import denormals_flushed
 
     seed = int(rows[START][0])
     found = unpack(task.load(starts[seed]))
     rows, views = _views(rows, task, config, noise)
+    stages = (settling_stages if settle else opening_stages)(config)
+    n = sum(stage.iterations for stage in stages)
     with denormals_flushed():
-        for done, better in enumerate(fine_search(views, config, found, seed=seed)):
-            task.progress(done, config.fine_iterations)
+        search = fine_search(views, config, found, stages=stages, seed=seed)
+        for done, better in enumerate(search):
+            task.progress(done, n)
             found = better
         found = judge(views, config, found, fine=True)
     return rows.select("item_id", START), pack(found)
@@ -114,7 +119,7 @@ def place(
     import torch
 
     from verglas.algorithms.em.expectation import expect
-    from verglas.algorithms.em.first_map import placing
+    from verglas.algorithms.em.placing import placing
     from verglas.kernels.denormals import denormals_flushed
 
     candidate = unpack(task.load(chosen))

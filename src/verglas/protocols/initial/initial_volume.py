@@ -1,10 +1,11 @@
 """Find a first map from particles alone.
 
 Many short searches start from particles at random orientations, at low resolution and on a coarse
-grid. The ones that explain the particles best, and that differ, go on to full resolution; the
-likeliest of those gives the map. How well the others agree with it tells how sure it is: the metric
-`agreement` is the mean shell correlation with the map most like it, in the better hand. Above 0.8
-two starts found the same particle; much below, run again with more searches or better particles.
+grid. The ones that explain the particles best, and that differ, go on to full resolution. When the
+likeliest of them agrees with another, these two are finished and the likelier gives the map;
+otherwise more searches start. The metric `agreement` is the mean shell correlation of the two, in
+the better hand. Above 0.8 two starts found the same particle; much below, the map may be wrong: run
+again with more searches or better particles.
 
 With a point group the map is symmetric about the standard axes from the start. The hand is
 open: the mirrored map explains the particles equally well. More than one class sorts the
@@ -19,19 +20,18 @@ from verglas.core.errors import ParamsError
 from verglas.model import PARTICLES, VOLUMES, DataSet
 from verglas.protocols._particles import ParticleStack, initial_noise, read_stack
 from verglas.protocols._poses import diameter_of, write_map
-from verglas.protocols.initial._chunks import START, pack, place, run_final, run_heat, unpack
-from verglas.sdk import ArrayRef, Context, Params, Ports, param, port, protocol
+from verglas.protocols.initial._chunks import pack, place
+from verglas.protocols.initial._race import SURE, Race, find_map
+from verglas.sdk import Context, Params, Ports, param, port, protocol
 
 if TYPE_CHECKING:
-    from verglas.algorithms.em.first_map import Candidate
+    from verglas.algorithms.em.candidate import Candidate
     from verglas.algorithms.em.first_map_plan import FirstMapConfig
 
 __all__ = ["InitialVolumeParams", "Inputs", "Outputs", "run"]
 
-_HEAT = 3  # searches that share the reading of the particles
 _CHUNK = 1000
 _MIN_PARTICLES = 20
-_SURE = 0.8
 
 
 class InitialVolumeParams(Params):
@@ -46,13 +46,16 @@ class InitialVolumeParams(Params):
         None,
         ge=1,
         le=500,
-        help="Independent starts at low resolution; by itself 6, with a point group 12.",
+        help="Independent starts of a round; by itself 6, with a point group 12.",
     )
     n_finalists: int | None = param(
         None,
         ge=1,
         le=50,
-        help="Starts that go on to full resolution; by itself 2, with a point group 4.",
+        help="Starts of a round that go on to full resolution; by itself 3, with a point group 4.",
+    )
+    max_rounds: int = param(
+        3, ge=1, le=20, help="Rounds of starts at most, until another agrees with the likeliest."
     )
     max_particles: int = param(
         2000, ge=50, help="Particles used for the search, drawn at random from all."
@@ -121,53 +124,18 @@ def _make_config(
     )
 
 
-def _for_each(starts: list[int], rows: pl.DataFrame) -> pl.DataFrame:
-    """Repeat the particles for every start, heat or final."""
-    return pl.DataFrame({START: starts}).join(rows, how="cross")
+def _field(params: InitialVolumeParams, config: "FirstMapConfig") -> tuple[int, int]:
+    """Return how many start in a round, and how many of them are opened.
 
-
-def _race(
-    ctx: Context, rows: pl.DataFrame, config: "FirstMapConfig", noise: ArrayRef, seeds: list[int]
-) -> "dict[int, Candidate]":
-    """Run all starts at low resolution; return them judged, by seed."""
-    heats = {i: seeds[i :: -(-len(seeds) // _HEAT)] for i in range(-(-len(seeds) // _HEAT))}
-    found = ctx.accumulate(
-        run_heat,
-        _for_each(list(heats), rows),
-        chunk=rows.height,
-        by=START,
-        config=config,
-        noise=noise,
-        seeds=heats,
-    )
-    arrays = {name: value for sums in found.sums.values() for name, value in sums.items()}
-    return {seed: unpack(arrays, f"{seed}_") for seed in seeds}
-
-
-def _finals(
-    ctx: Context,
-    rows: pl.DataFrame,
-    config: "FirstMapConfig",
-    noise: ArrayRef,
-    starts: "dict[int, Candidate]",
-) -> "dict[int, Candidate]":
-    """Take starts to full resolution; return them judged, the likeliest first."""
-    found = ctx.accumulate(
-        run_final,
-        _for_each(list(starts), rows),
-        chunk=rows.height,
-        by=START,
-        config=config,
-        noise=noise,
-        starts={seed: ctx.put(pack(start)) for seed, start in starts.items()},
-    )
-    done = {seed: unpack(arrays) for seed, arrays in found.sums.items()}
-    return dict(sorted(done.items(), key=lambda item: -item[1].loglik))
+    Symmetric maps meet more dead ends, and cost a fraction: one of n orientations is searched.
+    """
+    free = config.symmetry == "C1"
+    return params.n_searches or (6 if free else 12), params.n_finalists or (3 if free else 4)
 
 
 @protocol(
     "particles.initial_volume",
-    version=2,
+    version=3,
     label="Find a first map",
     citations=(
         "10.1016/j.jmb.2011.11.010",
@@ -176,8 +144,6 @@ def _finals(
 )
 def run(ctx: Context, params: InitialVolumeParams, inputs: Inputs) -> Outputs:
     """Search from many random starts, take the best few to full resolution, and choose."""
-    from verglas.algorithms.em.first_map import finalists
-
     stack = read_stack(inputs.particles, needed_by="particles.initial_volume")
     if stack.rows.height < _MIN_PARTICLES:
         raise ParamsError(
@@ -195,29 +161,24 @@ def run(ctx: Context, params: InitialVolumeParams, inputs: Inputs) -> Outputs:
         radius=config.max_radius,
     )
     noise = ctx.put({"noise_power": power.numpy()})
-    # symmetric maps meet more dead ends, and cost a fraction: one of n orientations is searched
-    free = config.symmetry == "C1"
-    n_searches = params.n_searches or (6 if free else 12)
-    n_finalists = params.n_finalists or (2 if free else 4)
-    seeds = [1000 * ctx.seed + i for i in range(n_searches)]
-    ctx.progress(0, 3, f"{len(seeds)} starts")
-    race = _race(ctx, stack.rows, config, noise, seeds)
-    ranked = sorted(seeds, key=lambda seed: -race[seed].loglik)
-    ctx.log.info("evidence of starts: %s", ", ".join(f"{race[s].loglik:.2f}" for s in ranked))
-    passed = [seeds[i] for i in finalists([race[s] for s in seeds], n_finalists)]
-    ctx.progress(1, 3, f"{len(passed)} finals")
-    finals = _finals(ctx, stack.rows, config, noise, {seed: race[seed] for seed in passed})
-    ctx.progress(2, 3, "poses")
-    best = next(iter(finals.values()))
-    agreements = _agreements(config, finals)
-    for (seed, final), agreement in zip(finals.items(), agreements, strict=True):
-        ctx.log.info(
-            "start %d: evidence %.2f, agreement with the best %.2f", seed, final.loglik, agreement
-        )
-    agreement = max(agreements[1:], default=0.0)
+    n_searches, n_finalists = _field(params, config)
+    found = find_map(
+        ctx,
+        Race(
+            rows=stack.rows,
+            config=config,
+            noise=noise,
+            n_searches=n_searches,
+            n_finalists=n_finalists,
+            # classes share the particles in more ways than one
+            max_rounds=params.max_rounds if config.n_classes == 1 else 1,
+        ),
+    )
+    best, agreement = found.best, found.agreement
     ctx.metric("agreement", agreement)
     ctx.metric("evidence_loglik", best.loglik)
-    if agreement < _SURE and config.n_classes == 1:
+    ctx.metric("n_starts", found.n_starts)
+    if agreement < SURE and config.n_classes == 1:
         ctx.warn(
             f"no second start found the same map (agreement {agreement:.2f}): the map may be "
             "wrong; raise n_searches, or look at the classes in 2D"
@@ -230,24 +191,6 @@ def run(ctx: Context, params: InitialVolumeParams, inputs: Inputs) -> Outputs:
         volumes=_volumes(ctx, inputs, config, best, agreement),
         particles=kept.with_columns(poses),
     )
-
-
-def _agreements(config: "FirstMapConfig", finals: "dict[int, Candidate]") -> list[float]:
-    """Return the agreement of each final's fullest map with that of the first."""
-    from verglas.algorithms.em.agreement import map_agreement
-
-    fullest = [final.maps[int(final.class_weight.argmax())] for final in finals.values()]
-    return [1.0] + [
-        map_agreement(
-            fullest[0],
-            other,
-            pixel_size_angst=config.extent_angst / fullest[0].shape[-1],
-            diameter_angst=config.diameter_angst,
-            resolution_angst=config.max_resolution_angst,
-            symmetry=config.symmetry,
-        )
-        for other in fullest[1:]
-    ]
 
 
 def _volumes(
