@@ -18,6 +18,7 @@ from pathlib import Path
 from verglas.core.errors import FormatError
 from verglas.io import star
 from verglas.io.atoms import read_atoms
+from verglas.io.eer import open_eer
 from verglas.io.images import open_images
 from verglas.io.mrc import open_mrc
 from verglas.io.relion import read_relion
@@ -83,6 +84,11 @@ def _read_tiff(path: Path) -> None:
     open_tiff(path).read_all()
 
 
+def _read_eer(path: Path) -> None:
+    reader = open_eer(path)
+    reader.render(0, len(reader.pages), upsampling=2)
+
+
 def _read_star(path: Path) -> None:
     read_star(path)
 
@@ -110,6 +116,7 @@ def _read_picture(path: Path) -> None:
 READERS = {
     "mrc": (_read_mrc, _read_mrc_permissive),
     "tiff": (_read_tiff,),
+    "eer": (_read_eer,),
     "star": (_read_star, _read_star_compiled, _read_relion),
     "atoms": (_read_atoms,),
     "picture": (_read_picture,),

@@ -1,6 +1,7 @@
 import gzip
 import json
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,11 @@ import pytest
 import tifffile
 from PIL import Image
 
+from verglas.io.eer import write_eer
 from verglas.io.mrc import write_mrc
 from verglas.io.tiff import write_tiff
 
+from .eer_files import draw_events
 from .samples import PDB, RELION_30, RELION_31
 
 N_FILES = 500
@@ -42,6 +45,17 @@ def _make_tiff(folder):
     tifffile.imwrite(folder / "big.tif", image, bigtiff=True, photometric="minisblack")
 
 
+def _make_eer(folder):
+    for is_first_form in (False, True):
+        path = folder / f"first_{is_first_form}.eer"
+        events = [draw_events((64, 96), n, seed=n) for n in (0, 50, 900)]
+        write_eer(path, events, (64, 96), 1.0, is_first_form=is_first_form)
+    data = bytearray(path.read_bytes())
+    at = data.index(struct.pack("<HHQH", 259, 3, 1, 65000))
+    data[at + 12 : at + 14] = struct.pack("<H", 65002)
+    (folder / "tags.eer").write_bytes(data)
+
+
 def _make_star(folder):
     (folder / "new.star").write_text(RELION_31)
     (folder / "old.star").write_text(RELION_30)
@@ -68,6 +82,7 @@ def _make_picture(folder):
 MAKERS = {
     "mrc": _make_mrc,
     "tiff": _make_tiff,
+    "eer": _make_eer,
     "star": _make_star,
     "atoms": _make_atoms,
     "picture": _make_picture,

@@ -40,6 +40,10 @@ _MAX_RATIO = {
     32773: ("PackBits", 64),
     32946: ("deflate", MAX_DEFLATE_RATIO),
     50000: ("zstd", 1 << 15),
+    # electron events: pixels of one bit that a run of 8, 7 or up to 14 bits can skip
+    65000: ("EER", 32),
+    65001: ("EER", 32),
+    65002: ("EER", 2048),
 }
 _MAX_ENTRIES = 4096
 _MAX_PAGES = 1 << 20
@@ -48,6 +52,9 @@ _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
 _STRIP_OFFSETS, _SAMPLES, _ROWS_PER_STRIP, _STRIP_BYTES = 273, 277, 278, 279
 _X_RESOLUTION, _RESOLUTION_UNIT, _DESCRIPTION = 282, 296, 270
 _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_BYTES = 322, 323, 324, 325
+_SAMPLE_FORMAT = 339
+_EER_METADATA, _EER_SKIP_BITS = 65001, 65007  # then the bits along x and along y
+_EER_COMPRESSION = {65000: (8, 2, 2), 65001: (7, 2, 2), 65002: (7, 2, 2)}
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,11 @@ class TiffPage:
         resolution: pixels per unit along x; 0 where there is none.
         resolution_unit: 1 none, 2 inch, 3 centimetre.
         description: free text.
+        pieces: where each strip or tile lies in the file: offset and bytes.
+        eer_bits: of a run, and of the place in the pixel along x and y; None for pixels.
+        eer_metadata: what the camera says, as XML.
+        eer_version: 0 for the first form of the codes, which wasted bits.
+        dtype: of the pixels once decoded, as numpy writes it.
     """
 
     index: int
@@ -67,6 +79,11 @@ class TiffPage:
     resolution: float
     resolution_unit: int
     description: str
+    pieces: tuple[tuple[int, int], ...] = ()
+    eer_bits: tuple[int, int, int] | None = None
+    eer_metadata: str = ""
+    eer_version: int = 0
+    dtype: str = "u1"
 
 
 @dataclass(frozen=True)
@@ -179,14 +196,35 @@ class _Directory:
                 f"{str(self.path)!r} holds colours, expected grey values",
                 "convert it to greyscale",
             )
-        self._check_storage(shape, bits)
-        unit = self._integer(_RESOLUTION_UNIT, 2)
-        return TiffPage(index, shape, self._rational(_X_RESOLUTION), unit, self._text(_DESCRIPTION))
-
-    def _check_storage(self, shape: tuple[int, int], bits: int) -> None:
         compression = self._integer(_COMPRESSION, 1)
+        return TiffPage(
+            index,
+            shape,
+            self._rational(_X_RESOLUTION),
+            self._integer(_RESOLUTION_UNIT, 2),
+            self._text(_DESCRIPTION),
+            self._check_storage(shape, bits, compression),
+            self._eer_bits(compression),
+            self._text(_EER_METADATA) if _EER_METADATA in self.tags and index < 2 else "",
+            max(compression - 65000, 0),
+            _dtype(bits, self._integer(_SAMPLE_FORMAT, 1)),
+        )
+
+    def _eer_bits(self, compression: int) -> tuple[int, int, int] | None:
+        """Bits of the parts of an event's code, from the compression or from tags."""
+        bits = _EER_COMPRESSION.get(compression)
+        if bits is None or compression != 65002:
+            return bits
+        run, along_x, along_y = (self._integer(_EER_SKIP_BITS + i, bits[i]) for i in range(3))
+        if not (2 <= run <= 14 and 0 <= along_x <= 4 and 0 <= along_y <= 4):
+            raise _damaged(self.path, f"events are coded in {run} + {along_x} + {along_y} bits")
+        return run, along_x, along_y
+
+    def _check_storage(
+        self, shape: tuple[int, int], bits: int, compression: int
+    ) -> tuple[tuple[int, int], ...]:
         if compression not in _MAX_RATIO:
-            known = ", ".join(sorted({name for name, _ in _MAX_RATIO.values()}))
+            known = ", ".join(sorted({name for name, _ in _MAX_RATIO.values()} - {"EER"}))
             raise FormatError(
                 f"{str(self.path)!r} is compressed in a way that is not read: "
                 f"got TIFF compression {compression}, expected one of {known}",
@@ -223,6 +261,7 @@ class _Directory:
                 f"a page claims {claimed} bytes of pixels, more than its {int(n_bytes.sum())} "
                 "stored bytes can hold",
             )
+        return tuple((int(offset), int(n)) for offset, n in zip(offsets, n_bytes, strict=True))
 
     def _integer(self, code: int, default: int) -> int:
         if code not in self.tags:
@@ -252,6 +291,13 @@ class _Directory:
     def _value(self, tag: _Tag) -> bytes:
         self.file.seek(tag.position)
         return self.file.read(tag.count * _TYPE_BYTES.get(tag.kind, 1))
+
+
+def _dtype(bits: int, sample_format: int) -> str:
+    """Type that holds pixels of so many bits; formats are 1 whole, 2 signed, 3 real."""
+    size = max(8, 1 << (bits - 1).bit_length())
+    letter = {2: "i", 3: "f"}.get(sample_format, "u")
+    return f"{'u' if letter == 'f' and size < 16 else letter}{size // 8}"
 
 
 def _damaged(path: Path, what: str) -> FormatError:

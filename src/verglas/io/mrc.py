@@ -89,6 +89,41 @@ class MrcReader:
         """Read everything: `[z, y, x]`, a copy."""
         return self._oriented(self._raw)
 
+    def section(self, index: int) -> NDArray[np.generic]:
+        """Read one section in the type of the file, from several threads at once if need be.
+
+        Args:
+            index: along the slowest axis of the file, which must be z.
+
+        Returns:
+            `[h, w]`, a copy in the machine's byte order.
+        """
+        header = self.header
+        if header.axis_order != (1, 2, 3) or not 0 <= index < header.stored_shape[0]:
+            raise ValueError(f"section {index} of {header.stored_shape} cannot be read alone")
+        row = self._raw[index] if self.is_compressed else self._read_section(index)
+        if header.is_packed:
+            return _unpack_nibbles(row, header.stored_shape[2])
+        return row.astype(header.dtype.newbyteorder("="), copy=self.is_compressed)
+
+    def _read_section(self, index: int) -> NDArray[np.generic]:
+        """Read one section by the position in the file; a file cut short is noticed."""
+        shape = (self.header.stored_shape[1], self.header.row_items)
+        row = np.empty(shape, self.header.dtype)
+        with self.path.open("rb", buffering=0) as file:
+            file.seek(self.offset + index * row.nbytes)
+            view = row.reshape(-1).view(np.uint8).data
+            filled = 0
+            while filled < row.nbytes and (got := file.readinto(view[filled:])):
+                filled += got
+        if filled < row.nbytes:
+            raise FormatError(
+                f"{str(self.path)!r} was cut short while it was read: section {index} has "
+                f"{filled} of {row.nbytes} bytes",
+                "copy the file again; it may still be being written",
+            )
+        return row
+
     @cached_property
     def _raw(self) -> NDArray[np.generic]:
         header = self.header

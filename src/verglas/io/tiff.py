@@ -95,6 +95,11 @@ def open_tiff(path: Path) -> TiffReader:
     size = require_file(path, _WHAT)
     with decoding(path, _WHAT):
         pages = walk_pages(path, size)
+    if any(page.eer_bits for page in pages):
+        raise FormatError(
+            f"{str(path)!r} holds electron events (EER), expected images",
+            "it is a movie: import it as one",
+        )
     shapes = {page.shape for page in pages}
     if len(shapes) > 1:
         raise FormatError(
