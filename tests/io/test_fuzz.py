@@ -46,12 +46,12 @@ def _make_tiff(folder):
 
 
 def _make_eer(folder):
-    for is_first_form in (False, True):
+    for is_first_form in (True, False):
         path = folder / f"first_{is_first_form}.eer"
         events = [draw_events((64, 96), n, seed=n) for n in (0, 50, 900)]
         write_eer(path, events, (64, 96), 1.0, is_first_form=is_first_form)
     data = bytearray(path.read_bytes())
-    at = data.index(struct.pack("<HHQH", 259, 3, 1, 65000))
+    at = data.index(struct.pack("<HHQH", 259, 3, 1, 65001))
     data[at + 12 : at + 14] = struct.pack("<H", 65002)
     (folder / "tags.eer").write_bytes(data)
 
