@@ -16,6 +16,7 @@ __all__ = [
     "KINDS",
     "MASKS",
     "MICROGRAPHS",
+    "MODELS",
     "MOVIES",
     "PARTICLES",
     "VOLUMES",
@@ -90,6 +91,9 @@ MASKS = Kind(
 )
 CURVES = Kind("curves", "Curves over spatial frequency, as Fourier shell correlations.", ("curve",))
 ATOMS = Kind("atoms", "Atomic models.", ("atoms",))
+MODELS = Kind(
+    "models", "Trained networks: their weights, and how well they did.", ("weights",), ("score",)
+)
 
 KINDS: dict[str, Kind] = {
     kind.id: kind
@@ -103,6 +107,7 @@ KINDS: dict[str, Kind] = {
         MASKS,
         CURVES,
         ATOMS,
+        MODELS,
     )
 }
 """Every built-in kind by id."""

@@ -152,6 +152,12 @@ TRAITS: dict[str, Trait] = {
             "Each row is a curve over frequency.",
             ("volumes.postprocess", "volumes.fsc"),
         ),
+        Trait(
+            "weights",
+            ("weights_path",),
+            "Each row has the weights of a network.",
+            ("micrographs.train_picker",),
+        ),
         Trait("atoms", ("atoms_path",), "Each row has an atomic model.", ("volumes.from_atoms",)),
     )
 }

@@ -7,6 +7,7 @@ from verglas.model import (
     CURVES,
     MASKS,
     MICROGRAPHS,
+    MODELS,
     PARTICLES,
     VOLUMES,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "CURVES_VIEWER",
     "MASKS_VIEWER",
     "MICROGRAPHS_VIEWER",
+    "MODELS_VIEWER",
     "PARTICLES_VIEWER",
     "POSE2D_VIEWER",
     "POSE3D_VIEWER",
@@ -89,3 +91,13 @@ MASKS_VIEWER = viewer("masks.slices", MASKS, [Slices()])
 CURVES_VIEWER = viewer("curves.lines", CURVES, [Curve("x_per_angst", ("y",), is_line_per_row=True)])
 
 ATOMS_VIEWER = viewer("atoms.table", ATOMS, [Table(("label", "atoms_path"))])
+
+MODELS_VIEWER = viewer(
+    "models.table",
+    MODELS,
+    [
+        Table(
+            ("label", "n_trained", "n_held_out", "n_epochs", "start_recall", "held_out_recall"),
+        )
+    ],
+)

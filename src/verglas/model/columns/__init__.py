@@ -12,6 +12,7 @@ from verglas.model.columns.ctf import CTF
 from verglas.model.columns.curve import CURVE
 from verglas.model.columns.image import IMAGE
 from verglas.model.columns.movie import MOVIE
+from verglas.model.columns.network import NETWORK
 from verglas.model.columns.optics import OPTICS
 from verglas.model.columns.pose import POSE
 from verglas.model.columns.rows import ROW
@@ -21,7 +22,7 @@ __all__ = ["COLUMNS"]
 
 COLUMNS: dict[str, Column] = {
     column.name: column
-    for group in (ROW, OPTICS, IMAGE, MOVIE, CTF, COORDINATE, POSE, VOLUME, CURVE)
+    for group in (ROW, OPTICS, IMAGE, MOVIE, CTF, COORDINATE, POSE, VOLUME, CURVE, NETWORK)
     for column in group
 }
 """Every declared column by name."""
