@@ -9,8 +9,10 @@ from verglas.kernels.ctf import evaluate_ctf
 from verglas.kernels.fourier import fourier_shift, irfft2, rfft2, rfft_grid
 from verglas.model.columns import COLUMNS
 from verglas.simulate.atoms import radius_angst
+from verglas.simulate.contamination import ContaminationConfig
 from verglas.simulate.micrograph import (
     MicrographConfig,
+    contamination_of,
     draw_micrographs,
     prepare_micrograph_renderer,
     render_micrograph,
@@ -228,3 +230,23 @@ def test_bad_configurations_are_refused():
     ):
         with pytest.raises(ValueError, match=r"micrograph|defocus|dose"):
             dataclasses.replace(CONFIG, **change)
+
+
+def test_contamination_darkens_where_its_mask_says(few_atoms):
+    config = dataclasses.replace(
+        CLEAN,
+        n_micrographs=1,
+        shot_noise="poisson",
+        contamination=ContaminationConfig(
+            carbon_probability=1.0, hole_radius_angst=800.0, crystals=0, aggregates=0, tears=0
+        ),
+    )
+    mask = contamination_of(config, 0).mask
+    dirty = simulate_micrographs(few_atoms, config).images[0]
+    clean = simulate_micrographs(few_atoms, dataclasses.replace(config, contamination=None)).images[
+        0
+    ]
+    ratio = [dirty[mask == label].mean() / clean[mask == label].mean() for label in (0, 1)]
+    assert ratio[0] == pytest.approx(1.0, abs=0.01)
+    assert ratio[1] < 0.97
+    assert contamination_of(CONFIG, 0) is None

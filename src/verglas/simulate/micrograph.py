@@ -19,6 +19,12 @@ from torch import Tensor
 from verglas.kernels.ctf import evaluate_ctf
 from verglas.kernels.fourier import irfft2, next_fast_size, rfft2, rfft_grid
 from verglas.simulate.atoms import Atoms, radius_angst
+from verglas.simulate.contamination import (
+    Contamination,
+    ContaminationConfig,
+    contrast_factor,
+    draw_contamination,
+)
 from verglas.simulate.ice import ice_phase_power
 from verglas.simulate.noise import item_generator
 from verglas.simulate.particles import Optics, displacement_angst, optics_table, render_signal_ft
@@ -29,6 +35,7 @@ __all__ = [
     "MicrographConfig",
     "MicrographRenderer",
     "SimulatedMicrographs",
+    "contamination_of",
     "draw_micrograph",
     "draw_micrographs",
     "prepare_micrograph_renderer",
@@ -41,7 +48,7 @@ ShotNoise = Literal["poisson", "gaussian", "none"]
 
 _BATCH = 16
 _SLAB_ANGST = 75.0  # defocus within a slab changes a phase by < 0.3 rad at 3 Å
-_TRUTH_KEY, _NOISE_KEY, _ICE_KEY = 2**40 + 2, 2**40 + 3, 2**40 + 4
+_TRUTH_KEY, _NOISE_KEY, _ICE_KEY, _DIRT_KEY = (2**40 + i for i in (2, 3, 4, 5))
 _PLACING_ROUNDS = 40
 
 
@@ -58,6 +65,7 @@ class MicrographConfig:
         mtf_at_nyquist: modulation transfer of the detector falls linearly to this.
         gradient: relative change of brightness across the image.
         shot_noise: `none` keeps the expected counts.
+        contamination: what else may lie in the image; None keeps it clean.
     """
 
     n_micrographs: int
@@ -78,6 +86,7 @@ class MicrographConfig:
     gradient: float = 0.1
     shot_noise: ShotNoise = "poisson"
     seed: int = 0
+    contamination: ContaminationConfig | None = None
 
     def __post_init__(self) -> None:
         if min(self.height_px, self.width_px) < 64:
@@ -289,6 +298,19 @@ def _detected(config: MicrographConfig, image: Tensor) -> Tensor:
     return irfft2(rfft2(image[None]) * transfer, shape=shape)[0]
 
 
+def contamination_of(config: MicrographConfig, item_id: int) -> Contamination | None:
+    """Draw what covers a micrograph, with its truth mask; None for a clean set."""
+    if config.contamination is None:
+        return None
+    return draw_contamination(
+        config.contamination,
+        shape=(config.height_px, config.width_px),
+        optics=config.optics,
+        rng=item_generator(config.seed, _DIRT_KEY, item_id),
+        ice_thickness_angst=config.ice_thickness_angst,
+    )
+
+
 def _brightness(config: MicrographConfig, rng: np.random.Generator) -> Tensor:
     """Draw a plane of mean 1 that changes by `gradient` across the image; `[h, w]`."""
     direction = rng.uniform(0, 2 * np.pi)
@@ -313,10 +335,23 @@ def render_micrograph(
         `[height_px, width_px]`, protein dark.
     """
     config = renderer.config
-    phases = _particle_phases(renderer, particles) + _ice_phases(config, micrograph)
-    rng = item_generator(config.seed, _NOISE_KEY, int(micrograph["item_id"].item()))
+    phases = _particle_phases(renderer, particles)
+    ice = _ice_phases(config, micrograph)
+    item = int(micrograph["item_id"].item())
+    rng = item_generator(config.seed, _NOISE_KEY, item)
     electrons = config.dose_e_per_angst2 * config.optics.pixel_size_angst**2
-    contrast = _detected(config, -2 * phases)
+    contamination = contamination_of(config, item)
+    if contamination is None:
+        contrast = _detected(config, -2 * (phases + ice))
+    else:
+        wave = 1 - 2 * (phases + ice * torch.from_numpy(contamination.ice))
+        factor = contrast_factor(
+            contamination,
+            micrograph=micrograph,
+            optics=config.optics,
+            b_factor_angst2=config.b_factor_angst2,
+        )
+        contrast = _detected(config, wave * torch.from_numpy(factor)) - 1
     expected = (electrons * _brightness(config, rng) * (1 + contrast)).clamp(min=0).numpy()
     if config.shot_noise == "none":
         return np.asarray(expected, np.float32)
