@@ -1,0 +1,1 @@
+"""Motion of movie frames: likelihood, splines, sums."""

@@ -1,0 +1,112 @@
+"""CPU loops of the motion likelihood, compiled by numba.
+
+For each patch the frames' transforms are turned back by the motion, added, and the sum is
+compared with each frame; one pass gives likelihood, gradient and curvature.
+"""
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+__all__ = ["compare_frames"]
+
+Real = NDArray[np.float32]
+Double = NDArray[np.float64]
+Ends = NDArray[np.int32]
+
+
+@njit(inline="always", fastmath=True, cache=True)
+def _turn(
+    re: Real, im: Real, x: float, y: float, ends: Ends, size: int, out_re: Real, out_im: Real
+) -> None:
+    """Multiply a transform by exp(2 pi i k.(x, y)), frequencies in cycles per patch."""
+    n_rows = (re.shape[0] + 1) // 2
+    columns = re.shape[1]
+    cx, sx = np.empty(columns, np.float32), np.empty(columns, np.float32)
+    for j in range(columns):
+        angle = 2.0 * np.pi * x * j / size
+        cx[j], sx[j] = np.cos(angle), np.sin(angle)
+    for i in range(re.shape[0]):
+        ky = i if i < n_rows else i - re.shape[0]
+        angle = 2.0 * np.pi * y * ky / size
+        c, s = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+        for j in range(ends[i]):
+            a = c * cx[j] - s * sx[j]
+            b = s * cx[j] + c * sx[j]
+            out_re[i, j] = re[i, j] * a - im[i, j] * b
+            out_im[i, j] = re[i, j] * b + im[i, j] * a
+
+
+@njit(nogil=True, fastmath=True, cache=True)
+def compare_frames(
+    re: Real,
+    im: Real,
+    displacement: Double,
+    weight: Real,
+    ends: Ends,
+    size: int,
+    loglik: Double,
+    gradient: Double,
+    curvature: Double,
+    power: Double,
+) -> None:
+    """Evaluate the likelihood of a motion and how it changes, patch by patch.
+
+    Args:
+        re, im: `[p, f, r, c]`, transforms of patches in frames: rows of frequencies 0 to
+            `(r - 1) / 2` and their negatives, columns 0 to `c - 1`.
+        displacement: `[p, f, 2]`, x and y, of a feature in each frame, in pixels of the patch.
+        weight: `[r, c]`, of the power of the sum of frames; half for column 0.
+        ends: `[r]`, columns of each row that count; what lies behind is not looked at.
+        size: of the patch in pixels.
+        loglik: `[p]`, gets the likelihood.
+        gradient: `[p, f, 2]`, gets its derivative by displacement, a pixel.
+        curvature: `[p]`, gets the weighted power of the sum times squared frequency
+            (radians a pixel, mean of x and y).
+        power: `[r, c]`, the power of the sum of frames is added to it.
+    """
+    n_patches, n_frames, n_rows, n_columns = re.shape
+    positive = (n_rows + 1) // 2
+    unit = 2.0 * np.pi / size
+    turned_re = np.empty((n_frames, n_rows, n_columns), np.float32)
+    turned_im = np.empty((n_frames, n_rows, n_columns), np.float32)
+    sum_re = np.empty((n_rows, n_columns), np.float32)
+    sum_im = np.empty((n_rows, n_columns), np.float32)
+    for p in range(n_patches):
+        sum_re[:] = 0.0
+        sum_im[:] = 0.0
+        for f in range(n_frames):
+            x, y = displacement[p, f]
+            _turn(re[p, f], im[p, f], x, y, ends, size, turned_re[f], turned_im[f])
+            for i in range(n_rows):
+                for j in range(ends[i]):
+                    sum_re[i, j] += turned_re[f, i, j]
+                    sum_im[i, j] += turned_im[f, i, j]
+        total, curved = 0.0, 0.0
+        for i in range(n_rows):
+            ky = i if i < positive else i - n_rows
+            row, row_curved = np.float32(0.0), np.float32(0.0)
+            for j in range(ends[i]):
+                square = sum_re[i, j] * sum_re[i, j] + sum_im[i, j] * sum_im[i, j]
+                power[i, j] += square
+                row += weight[i, j] * square
+                row_curved += weight[i, j] * square * np.float32(ky * ky + j * j)
+                sum_re[i, j] *= weight[i, j]
+                sum_im[i, j] *= weight[i, j]
+            total += float(row)
+            curved += float(row_curved)
+        loglik[p] = total
+        curvature[p] = 0.5 * unit * unit * curved
+        for f in range(n_frames):
+            along_x, along_y = 0.0, 0.0
+            for i in range(n_rows):
+                ky = i if i < positive else i - n_rows
+                row_x, row_y = np.float32(0.0), np.float32(0.0)
+                for j in range(ends[i]):
+                    cross = sum_re[i, j] * turned_im[f, i, j] - sum_im[i, j] * turned_re[f, i, j]
+                    row_x += cross * np.float32(j)
+                    row_y += cross
+                along_x += float(row_x)
+                along_y += float(ky * row_y)
+            gradient[p, f, 0] = -2.0 * unit * along_x
+            gradient[p, f, 1] = -2.0 * unit * along_y

@@ -1,0 +1,290 @@
+"""Align a movie: path of the whole frame, local motion, sums.
+
+The frames are transformed once; a band-limited copy is cut into patches, to which the motion
+is fitted (`likelihood.py`), in the finest order that foretells held-out patches (`order.py`).
+Then each frame is laid on a finer grid and sampled along its motion (`sums.py`).
+"""
+
+import logging
+from collections.abc import Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import scipy.fft
+from numpy.typing import NDArray
+
+from verglas.algorithms.motion.coarse import coarse_path
+from verglas.algorithms.motion.dose import DosePlan, dose_weights, plan_dose
+from verglas.algorithms.motion.field import MotionField, MotionOrder, time_basis
+from verglas.algorithms.motion.frames import Correction, Frames, FrameSource, Survey, open_frames
+from verglas.algorithms.motion.likelihood import Fit, fit_motion, patch_basis, start_fit
+from verglas.algorithms.motion.order import ORDERS, Trial, choose_order
+from verglas.algorithms.motion.oversample import FineGrid, crop_spectrum, even_size
+from verglas.algorithms.motion.patches import PatchSpectra, cut_patches, plan_patches
+from verglas.algorithms.motion.serial import Serial
+from verglas.algorithms.motion.sums import Sums, add_frames
+
+__all__ = ["AlignConfig", "AlignedMovie", "align_movie"]
+
+log = logging.getLogger(__name__)
+
+Real = NDArray[np.float32]
+Double = NDArray[np.float64]
+
+_COARSE_ANGST = 10.0
+_BLUR_ANGST = 6.0
+_FEWEST_PATCHES = 2
+_ERROR_PATCHES = 36
+
+
+@dataclass(frozen=True)
+class AlignConfig:
+    """How to align.
+
+    Attributes:
+        max_res_angst: highest frequency that motion is measured from.
+        max_shift_angst: farthest that a frame is looked for from the mean of all.
+        patch_angst: edge of the patches.
+        orders: local motions to choose from; one is taken without trial.
+        binning: input pixels in a pixel of the sums.
+        with_halves: make sums of odd and even frames.
+    """
+
+    max_res_angst: float = 4.0
+    max_shift_angst: float = 60.0
+    patch_angst: float = 180.0
+    orders: tuple[MotionOrder, ...] = ORDERS
+    binning: float = 1.0
+    with_halves: bool = True
+
+
+@dataclass(frozen=True)
+class AlignedMovie:
+    """What became of a movie.
+
+    Attributes:
+        sums: of its frames.
+        unaligned: `[h, w]`, sum of the corrected frames as they were.
+        motion: of its used frames.
+        survey: of the frames.
+        trials: of local motions.
+        error_angst: standard error of a frame's shift along one axis, from the likelihood.
+        signal_to_noise: `[shells]`, of one frame.
+        signal_per_angst: `[shells]`, their frequencies.
+    """
+
+    sums: Sums
+    unaligned: Real
+    motion: MotionField
+    survey: Survey
+    trials: list[Trial] = field(default_factory=list)
+    error_angst: float = 0.0
+    signal_to_noise: Double = field(default_factory=lambda: np.zeros(0))
+    signal_per_angst: Double = field(default_factory=lambda: np.zeros(0))
+
+
+def align_movie(
+    source: FrameSource,
+    config: AlignConfig,
+    *,
+    pixel_size_angst: float,
+    correction: Correction | None = None,
+    frame_numbers: Sequence[int] | None = None,
+    frame_dose_e_per_angst2: float = 0.0,
+    pre_exposure_e_per_angst2: float = 0.0,
+    voltage_kv: float = 300.0,
+    threads: int = 1,
+) -> AlignedMovie:
+    """Align the frames of a movie and add them; `ValueError` where they cannot be used.
+
+    Args:
+        source: of the frames.
+        config: how.
+        pixel_size_angst: of the frames.
+        correction: gain, dark and defects.
+        frame_numbers: of the frames to use, rising; all by default.
+        frame_dose_e_per_angst2: of one frame; 0 leaves frames without weights.
+        pre_exposure_e_per_angst2: before frame 0 of the file.
+        voltage_kv: of the microscope.
+        threads: how many to use.
+    """
+    numbers = list(range(source.n_frames)) if frame_numbers is None else list(frame_numbers)
+    with ThreadPoolExecutor(threads) if threads > 1 else Serial() as pool:
+        frames = open_frames(source, numbers, correction or Correction(), pool)
+        used = frames.survey.used
+        if len(used) > 1:
+            found = _find_motion(frames, config, pixel_size_angst, pool, threads)
+        else:
+            found = _Motion(_no_motion(frames, pixel_size_angst))
+        plan = None
+        grid = FineGrid(frames.shape, frames.padded_shape, config.binning)
+        if frame_dose_e_per_angst2 > 0:
+            plan = _dose_plan(
+                used, frame_dose_e_per_angst2, pre_exposure_e_per_angst2, voltage_kv,
+                config.binning * pixel_size_angst,
+            )  # fmt: skip
+        sums = add_frames(
+            frames,
+            found.motion,
+            grid,
+            pixel_size_angst=pixel_size_angst,
+            plan=plan,
+            with_halves=config.with_halves and len(used) > 1,
+            pool=pool,
+            threads=threads,
+        )
+    return AlignedMovie(
+        sums,
+        frames.unaligned,
+        found.motion,
+        frames.survey,
+        found.trials,
+        found.error_angst,
+        found.signal_to_noise,
+        found.signal_per_angst,
+    )
+
+
+@dataclass(frozen=True)
+class _Motion:
+    motion: MotionField
+    trials: list[Trial] = field(default_factory=list)
+    error_angst: float = 0.0
+    signal_to_noise: Double = field(default_factory=lambda: np.zeros(0))
+    signal_per_angst: Double = field(default_factory=lambda: np.zeros(0))
+
+
+def _extent(frames: Frames, pixel_size_angst: float) -> tuple[float, float]:
+    height, width = frames.shape
+    return (width - 1) * pixel_size_angst, (height - 1) * pixel_size_angst
+
+
+def _no_motion(frames: Frames, pixel_size_angst: float) -> MotionField:
+    return MotionField(
+        _extent(frames, pixel_size_angst),
+        np.zeros((len(frames.survey.used), 2)),
+        MotionOrder(),
+        np.zeros((0, 0, 2)),
+        np.zeros(0),
+    )
+
+
+def _dose_plan(
+    used: Sequence[int], dose: float, before: float, voltage_kv: float, pixel_size_angst: float
+) -> DosePlan:
+    """Plan the weights up to the corner of the transform."""
+    frequency = np.linspace(0.0, 0.75 / pixel_size_angst, 512)
+    every = dose_weights(
+        frequency,
+        frame_dose_e_per_angst2=np.full(max(used) + 1, dose),
+        pre_exposure_e_per_angst2=before,
+        voltage_kv=voltage_kv,
+    )
+    return plan_dose(every[list(used)], frequency)
+
+
+def _find_motion(
+    frames: Frames, config: AlignConfig, pixel_size_angst: float, pool: Executor, threads: int
+) -> _Motion:
+    """Measure the motion from coarse to fine."""
+    padded = frames.padded_shape
+    limit = max(config.max_res_angst, 2.0 * pixel_size_angst)
+    band = _band(padded, 2.0 * pixel_size_angst / limit)
+    coarse = _band(padded, 2.0 * pixel_size_angst / max(_COARSE_ANGST, limit))
+    # pixels of the band-limited and of the coarse frames, x and y
+    pixel = np.array([pixel_size_angst * padded[i] / band[i] for i in (1, 0)])
+    coarse_pixel = np.array([pixel_size_angst * padded[i] / coarse[i] for i in (1, 0)])
+    visible = (
+        frames.shape[0] * band[0] // padded[0],
+        frames.shape[1] * band[1] // padded[1],
+    )
+
+    def reduce(number: int) -> tuple[Real, NDArray[np.complex64]]:
+        ft = frames.spectrum(number)
+        small = scipy.fft.irfft2(crop_spectrum(ft, band), s=band)
+        return small[: visible[0], : visible[1]], crop_spectrum(ft, coarse)
+
+    reduced = list(pool.map(reduce, frames.survey.used))
+    path = coarse_path(
+        [ft for _, ft in reduced],
+        coarse,
+        max_shift_px=config.max_shift_angst / coarse_pixel.mean(),
+        blur_px=_BLUR_ANGST / coarse_pixel.mean(),
+        pool=pool,
+    )
+    path_px = path * coarse_pixel / pixel
+    patch_grid = plan_patches(visible, config.patch_angst / pixel.mean())
+    reach = int(0.48 * patch_grid.size)
+    patches = cut_patches([small for small, _ in reduced], patch_grid, path_px, reach, pool)
+    del reduced
+    whole = start_fit(patches, visible, MotionOrder(), path_px)
+    whole = fit_motion(patches, whole, slice(None), pool, threads)
+    order, trials = _order(patches, visible, whole, config.orders, pool, threads)
+    fit = whole
+    if order.is_local:
+        fit = start_fit(patches, visible, order, whole.path_px, whole.spectra)
+        fit = fit_motion(patches, fit, slice(None), pool, threads)
+    return _as_motion(frames, fit, patches, visible, trials, pixel, pixel_size_angst)
+
+
+def _band(shape: tuple[int, int], part: float) -> tuple[int, int]:
+    """Size of a part of a transform, which transforms fast itself."""
+    return min(shape[0], even_size(part * shape[0])), min(shape[1], even_size(part * shape[1]))
+
+
+def _order(
+    patches: PatchSpectra,
+    shape: tuple[int, int],
+    whole: Fit,
+    orders: Sequence[MotionOrder],
+    pool: Executor,
+    threads: int,
+) -> tuple[MotionOrder, list[Trial]]:
+    if len(patches.grid) < _FEWEST_PATCHES or len(orders) == 1:
+        return orders[0], []
+    return choose_order(patches, shape, whole, orders, pool, threads)
+
+
+def _as_motion(
+    frames: Frames,
+    fit: Fit,
+    patches: PatchSpectra,
+    shape: tuple[int, int],
+    trials: list[Trial],
+    pixel: Double,
+    pixel_size_angst: float,
+) -> _Motion:
+    """Bring a fit to Å, with its errors and spectra."""
+    _, offset = patch_basis(patches, shape, fit.order)
+    motion = MotionField(
+        _extent(frames, pixel_size_angst),
+        fit.path_px * pixel,
+        fit.order,
+        fit.coefficients_px * pixel,
+        offset,
+    )
+    spectra = fit.spectra
+    ratio = np.zeros(0) if spectra is None else spectra.signal / spectra.noise
+    return _Motion(
+        motion,
+        trials,
+        standard_error(fit) * float(pixel.mean()),
+        ratio,
+        np.arange(len(ratio)) / (patches.grid.size * pixel.mean()),
+    )
+
+
+def standard_error(fit: Fit) -> float:
+    """Standard error of a frame's shift against the mean of all frames, in pixels, one axis."""
+    n_frames = len(fit.path_px)
+    centring = np.eye(n_frames) - 1.0 / n_frames
+    identity = np.eye(n_frames)[:, 1:]
+    time = time_basis(n_frames, fit.order.n_t) if fit.order.is_local else np.zeros((n_frames, 0))
+    step = max(1, len(fit.space) // _ERROR_PATCHES)
+    covariance = np.linalg.inv(fit.curvature)
+    variances = []
+    for row in fit.space[::step]:
+        design = centring @ np.concatenate([identity, np.kron(row[None], time)], axis=1)
+        variances.append(np.einsum("fi,ij,fj->f", design, covariance, design).mean())
+    return float(np.sqrt(np.mean(variances)))

@@ -1,0 +1,112 @@
+"""Choose how finely motion may vary over the frame, by patches that a fit did not see."""
+
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from verglas.algorithms.motion.field import MotionOrder
+from verglas.algorithms.motion.likelihood import Fit, Spectra, evaluate, fit_motion, start_fit
+from verglas.algorithms.motion.patches import PatchSpectra
+
+__all__ = ["ORDERS", "Trial", "choose_order"]
+
+Double = NDArray[np.float64]
+
+ORDERS = (
+    MotionOrder(),
+    MotionOrder(2, 2, 3),
+    MotionOrder(3, 3, 4),
+    MotionOrder(4, 4, 5),
+    MotionOrder(5, 5, 6),
+    MotionOrder(6, 6, 7),
+    MotionOrder(8, 8, 8),
+)
+"""From the whole frame alone to the finest."""
+
+_PATIENCE = 2
+_DONE_PX = 0.05
+_CLEARLY = 10.0  # log-likelihood by which a finer motion may not fall behind
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How well a motion of some order foretells patches that it was not fitted to.
+
+    Attributes:
+        order: of the motion.
+        score: log-likelihood of the held-out patches, less that of the whole frame alone.
+    """
+
+    order: MotionOrder
+    score: float
+
+
+def choose_order(
+    patches: PatchSpectra,
+    shape: tuple[int, int],
+    start: Fit,
+    orders: Sequence[MotionOrder],
+    pool: Executor,
+    threads: int,
+) -> tuple[MotionOrder, list[Trial]]:
+    """Fit to the black fields and judge by the white ones, and the other way about.
+
+    Orders are tried from the simplest on, until one is clearly worse than the
+    best, or two in a row are no better.
+
+    Args:
+        patches: of the movie.
+        shape: of the band-limited frame.
+        start: motion of the whole frame, fitted.
+        orders: to try; the first is the whole frame alone.
+        pool: for threads.
+        threads: how many parts to make.
+    """
+    half = patches.grid.n_even
+    sides = (slice(0, half), slice(half, len(patches.grid)))
+    if half == 0 or half == len(patches.grid):
+        return orders[0], [Trial(orders[0], 0.0)]
+    trials: list[Trial] = []
+    base = best = 0.0
+    chosen, n_worse = orders[0], 0
+    for order in orders:
+        if order.is_local and (order.n_x * order.n_y > half or order.n_t > patches.n_frames):
+            break
+        score = 0.0
+        for train, test in (sides, sides[::-1]):
+            fit = start_fit(patches, shape, order, start.path_px, start.spectra)
+            fit = fit_motion(patches, fit, train, pool, threads, max_iterations=4, done_px=_DONE_PX)
+            score += _held_out(patches, fit, test, pool, threads)
+        base = score if not trials else base
+        trials.append(Trial(order, score - base))
+        if score - base > best or len(trials) == 1:
+            best, chosen, n_worse = score - base, order, 0
+        else:
+            n_worse += 1
+            if n_worse == _PATIENCE or score - base < best - _CLEARLY:
+                break
+    return chosen, trials
+
+
+def _held_out(patches: PatchSpectra, fit: Fit, test: slice, pool: Executor, threads: int) -> float:
+    """Log-likelihood of patches under a motion and the spectra of the patches it came from."""
+    spectra = fit.spectra
+    if spectra is None:
+        raise ValueError("the motion must be fitted before it is judged")
+    power = evaluate(patches, fit.displacement(), spectra.weight, test, pool, threads).power
+    return _loglik(patches, power, spectra, test)
+
+
+def _loglik(patches: PatchSpectra, power: Double, spectra: Spectra, chosen: slice) -> float:
+    n_frames = patches.n_frames
+    shell = np.rint(patches.radius).astype(int)
+    signal, noise = spectra.signal[shell], spectra.noise[shell]
+    counted = spectra.multiplicity
+    own = patches.own[chosen]
+    strongest = noise + n_frames * signal
+    fixed = (n_frames - 1) * np.log(noise) + np.log(strongest)
+    explained = signal / (noise * strongest) * power
+    return float((counted * (explained - own.sum(axis=0) / noise - len(own) * fixed)).sum())
