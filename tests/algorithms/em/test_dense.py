@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.algorithms.em.model_images import draw_views, make_setting
-from verglas.algorithms.em.dense import Bank, DenseViews, dense_expectation
+from verglas.algorithms.em.dense import Bank, DenseViews, dense_evidence, dense_expectation
 from verglas.algorithms.em.expectation import Level, References, Search, expect
 from verglas.algorithms.em.noise import noise_window
 from verglas.algorithms.em.pruned import likeliest_rows, pruned_expectation
@@ -62,6 +62,25 @@ def test_dense_sums_are_those_of_the_general_expectation(n_references):
     assert float(difference.max() - difference.min()) < 1e-3
     total = found.row_mass.sum()
     assert float(total) == pytest.approx(len(views), rel=1e-4)
+
+
+def test_evidence_alone_is_that_of_the_whole_pass():
+    setting, views = _simulated()
+    dense, bank, window = _dense(setting, views, order=1)
+    whole = dense_expectation(dense, bank, window=window, temperature=0.7)
+    alone = dense_evidence(dense, bank, temperature=0.7)
+    assert torch.allclose(alone.loglik, whole.loglik)
+    assert torch.allclose(alone.mean_shift_angst, whole.mean_shift_angst)
+    assert alone.effective_rows == pytest.approx(whole.effective_rows)
+
+
+@pytest.mark.parametrize("energy", [3.0, 300.0])
+def test_sums_hold_every_view_however_few_rows_it_takes(energy):
+    # strong views leave most of the 576 rows unused, weak ones hardly any
+    setting, views = _simulated(n_views=12, energy=energy)
+    dense, bank, window = _dense(setting, views, order=1)
+    found = dense_expectation(dense, bank, window=window)
+    assert float(found.weight.sum()) == pytest.approx(float(dense.weight.sum()), rel=1e-3)
 
 
 def test_halves_are_of_different_views():

@@ -48,6 +48,15 @@ def test_equal_seed_gives_equal_maps(tmp_path):
     assert (maps[0] == maps[1]).all()
 
 
+def test_starts_go_on_until_the_likeliest_is_confirmed(tmp_path):
+    # one start a round: the first cannot be confirmed, whatever it finds
+    made = simulated("apoferritin", 120, 1.0)
+    params = QUICK.model_copy(update={"n_searches": 1, "max_rounds": 2})
+    ctx = LocalContext(tmp_path)
+    run(ctx, params, Inputs(particles=particles_of(tmp_path, made)))
+    assert ctx.metrics["n_starts"] == 2
+
+
 def test_classes_share_the_particles(tmp_path):
     made = simulated("apoferritin", 120, 1.0)
     params = QUICK.model_copy(update={"n_classes": 2, "n_searches": 1})

@@ -13,6 +13,9 @@ __all__ = ["aligned_fsc", "map_agreement"]
 _FIRST_SHELL = 2  # the coarser ones tell the size of the particle only
 _FREE = "C"  # groups that leave a map free to turn or slide along its axis
 _ALIGN_ORDER = 2
+_ALIGN_CANDIDATES = 2
+_ALIGN_COMPONENTS = 20_000
+_ALIGN_COARSER = 2.0  # than the last shell; maps of one particle lie the same at 20 Å and at 10
 
 
 def map_agreement(
@@ -91,7 +94,9 @@ def aligned_fsc(
             symmetry=symmetry,
             diameter_angst=diameter_angst,
             order=_ALIGN_ORDER,
-            finest_angst=max(resolution_angst, 2 * pixel_size_angst),
+            candidates=_ALIGN_CANDIDATES,
+            finest_angst=_ALIGN_COARSER * max(resolution_angst, 2 * pixel_size_angst),
+            max_components=_ALIGN_COMPONENTS,
         ),
     )
     return fsc(

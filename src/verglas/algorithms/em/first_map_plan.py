@@ -135,8 +135,11 @@ def coarse_stages(config: FirstMapConfig) -> list[Stage]:
 
 
 def opening_stages(config: FirstMapConfig) -> list[Stage]:
-    """Return how finalists leave plateaus and the mean of hands, at the last resolution."""
-    stage = _fine_stage(config, config.fine_iterations // 2)
+    """Return how finalists leave plateaus and the mean of hands, at the last resolution.
+
+    Once or twice: two of them may agree before the second time.
+    """
+    stage = _fine_stage(config, config.fine_iterations // 4)
     return [replace(stage, temperature=_SHARPENED, hand_gain=_HAND_GAIN)]
 
 

@@ -29,7 +29,7 @@ __all__ = ["likeliest_rows", "pruned_expectation"]
 _KEPT_MASS = 0.999
 _SIGNIFICANT = 1e-3
 _LEAST = -80.0  # `exp` of less takes ten times as long
-_BANK_BYTES = 64_000_000
+_BANK_BYTES = 32_000_000
 
 
 def likeliest_rows(
@@ -50,21 +50,6 @@ def likeliest_rows(
         keep = top.cumsum(1) - top < _KEPT_MASS
         kept.extend(rows[used] for rows, used in zip(row, keep, strict=True))
     return kept
-
-
-@dataclass(frozen=True)
-class _OneView:
-    """The significant rows of one view: `[n, ...]` each but for the last four."""
-
-    signal: Tensor
-    weight: Tensor
-    row_mass: Tensor
-    rotations: Tensor
-    reference: Tensor
-    shift_mass: Tensor
-    loglik: Tensor
-    best_slice: Tensor
-    best_shift: Tensor
 
 
 def pruned_expectation(
@@ -89,19 +74,13 @@ def pruned_expectation(
         temperature: of the scores.
 
     Returns:
-        The sums, one row for each significant orientation of each view; even and odd views
-        make the two halves.
+        The sums; even and odd views make the two halves.
     """
-    k = dense.signal.shape[1]
-    parts: list[_OneView] = []
-    for lot in _lots(kept, len(bank.log_prior), k):
+    lots = []
+    for lot in _lots(kept, len(bank.log_prior), dense.signal.shape[1]):
         children = _Children.of(torch.cat(list(kept[lot])), bank, half_volumes, dense, step_deg)
-        offset = children.offsets(dense.weight[lot])
-        parts.extend(
-            _score_children(dense, children, view, kept[view], offset[i], temperature)
-            for i, view in enumerate(range(lot.start, lot.stop))
-        )
-    return _joined(parts, dense, window)
+        lots.append(_sums_of_lot(dense, children, kept, lot, temperature))
+    return _joined(lots, dense, window)
 
 
 def _lots(kept: Sequence[Tensor], n_rows: int, k: int) -> Iterator[slice]:
@@ -166,61 +145,96 @@ class _Children:
         return (first[:, None] + torch.arange(8)).flatten()
 
 
-def _score_children(
-    dense: DenseViews,
-    children: _Children,
-    view: int,
-    cells: Tensor,
-    offset: Tensor,
-    temperature: float,
-) -> _OneView:
-    rows = children.rows_of(cells)
-    slices = children.slices[rows]
-    shifted = as_real(dense.signal[view] * dense.phases)
-    scores = shifted @ slices.T + dense.log_prior_shift[:, None]
-    scores += offset[rows]
-    scores /= temperature
-    total = scores.flatten().logsumexp(0)
-    posterior = (scores - total).clamp_(min=_LEAST).exp_()
-    mass = posterior.sum(0)
-    used = (mass > _SIGNIFICANT * mass.max()).nonzero().squeeze(1)
-    best = int(scores.argmax())
-    signal = (posterior[:, used].T @ shifted).view(len(used), -1, 2)
-    return _OneView(
-        signal=torch.view_as_complex(signal),
-        weight=mass[used, None] * dense.weight[view],
-        row_mass=mass[used],
-        rotations=children.rotations_ref_to_img[rows[used]],
-        reference=children.reference[rows[used]],
-        shift_mass=posterior.sum(1),
-        loglik=total.double(),
-        best_slice=torch.view_as_complex(slices[best % len(slices)].view(-1, 2)),
-        best_shift=torch.tensor(best // len(slices)),
+@dataclass(frozen=True)
+class _Lot:
+    """What some views leave behind: `[u, ...]` for rows in use, `[b, ...]` for views.
+
+    Attributes:
+        signal: `[2, u, 2 k]`.
+        row_mass: `[b, u]`.
+        weight: `[2, u, k]`.
+        rotations, reference: of the rows.
+        shift_mass: `[b, t]`.
+        loglik: `[b]`.
+        best_slice: `[n, k]`, of those whose residual is measured.
+        best_shift: `[n]`.
+    """
+
+    signal: Tensor
+    row_mass: Tensor
+    weight: Tensor
+    rotations: Tensor
+    reference: Tensor
+    shift_mass: Tensor
+    loglik: Tensor
+    best_slice: Tensor
+    best_shift: Tensor
+
+
+def _sums_of_lot(
+    dense: DenseViews, children: _Children, kept: Sequence[Tensor], lot: slice, temperature: float
+) -> _Lot:
+    """Score the views of a lot one by one, and add up the rows that they share."""
+    n, k = lot.stop - lot.start, dense.signal.shape[1]
+    offset = children.offsets(dense.weight[lot])
+    signal = torch.zeros(2, len(children.slices), 2 * k)
+    row_mass = torch.zeros(n, len(children.slices))
+    shift_mass, loglik = torch.empty(n, len(dense.phases)), torch.empty(n)
+    best_slice, best_shift = [], []
+    for i in range(n):
+        view = lot.start + i
+        rows = children.rows_of(kept[view])
+        slices = children.slices[rows]
+        shifted = as_real(dense.signal[view] * dense.phases)
+        scores = torch.addmm(dense.log_prior_shift[:, None], shifted, slices.T)
+        scores.add_(offset[i, rows]).div_(temperature)
+        if view < NOISE_VIEWS:
+            best = int(scores.argmax())
+            best_slice.append(slices[best % len(rows)])
+            best_shift.append(best // len(rows))
+        loglik[i] = scores.flatten().logsumexp(0)
+        posterior = scores.sub_(loglik[i]).clamp_(min=_LEAST).exp_()
+        mass = posterior.sum(0)
+        used = (mass > _SIGNIFICANT * mass.max()).nonzero().squeeze(1)
+        signal[view % 2].index_add_(0, rows[used], posterior[:, used].T @ shifted)
+        row_mass[i, rows[used]] = mass[used]
+        shift_mass[i] = posterior.sum(1)
+    used = (row_mass.amax(0) > 0).nonzero().squeeze(1)
+    of_half = [slice((lot.start + half) % 2, None, 2) for half in range(2)]
+    weight = [row_mass[h][:, used].T @ dense.weight[lot][h] for h in of_half]
+    return _Lot(
+        signal=signal[:, used],
+        row_mass=row_mass[:, used],
+        weight=torch.stack(weight),
+        rotations=children.rotations_ref_to_img[used],
+        reference=children.reference[used],
+        shift_mass=shift_mass,
+        loglik=loglik.double(),
+        best_slice=torch.stack(best_slice) if best_slice else torch.empty(0, 2 * k),
+        best_shift=torch.tensor(best_shift, dtype=torch.long),
     )
 
 
-def _joined(parts: Sequence[_OneView], dense: DenseViews, window: NoiseWindow) -> DenseSums:
+def _joined(lots: Sequence[_Lot], dense: DenseViews, window: NoiseWindow) -> DenseSums:
     square = dense.shifts_angst.square().sum(-1).float()
-    count = torch.tensor([len(p.weight) for p in parts])
-    half = (torch.arange(len(parts)) % 2).repeat_interleave(count)
-    signal, weight = torch.cat([p.signal for p in parts]), torch.cat([p.weight for p in parts])
-    both = torch.stack([half == 0, half == 1])[:, :, None].float()
-    of_shift = torch.stack([p.shift_mass for p in parts])
-    some = parts[:NOISE_VIEWS]
+    signal = torch.cat([lot.signal for lot in lots], 1)
+    of_shift = torch.cat([lot.shift_mass for lot in lots])
+    shared = torch.cat([1 / lot.row_mass.square().sum(1) for lot in lots])
+    best_slice = torch.cat([lot.best_slice for lot in lots])
     return DenseSums(
-        signal=both * signal,
-        weight=both * weight,
-        row_mass=torch.cat([p.row_mass for p in parts]),
-        row_reference=torch.cat([p.reference for p in parts]),
-        rotations_ref_to_img=torch.cat([p.rotations for p in parts]),
-        loglik=torch.stack([p.loglik for p in parts]),
+        signal=torch.view_as_complex(signal.view(2, signal.shape[1], -1, 2)),
+        weight=torch.cat([lot.weight for lot in lots], 1),
+        row_mass=torch.cat([lot.row_mass.sum(0) for lot in lots]),
+        row_reference=torch.cat([lot.reference for lot in lots]),
+        rotations_ref_to_img=torch.cat([lot.rotations for lot in lots]),
+        loglik=torch.cat([lot.loglik for lot in lots]),
         mean_shift_angst=of_shift.double() @ dense.shifts_angst.double(),
         shift_square_angst2=float((of_shift @ square).mean()) / 2,
-        effective_rows=float(torch.stack([1 / p.row_mass.square().sum() for p in parts]).mean()),
+        effective_rows=float(shared.mean()),
         noise_factor=residual_over_noise(
             dense,
-            torch.stack([p.best_slice for p in some]),
-            torch.stack([p.best_shift for p in some]),
+            torch.view_as_complex(best_slice.view(len(best_slice), -1, 2)),
+            torch.cat([lot.best_shift for lot in lots]),
             window,
         ),
     )

@@ -1,5 +1,6 @@
 """What a first map computes in chunks: heats of coarse searches, finals, poses."""
 
+from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -13,9 +14,17 @@ if TYPE_CHECKING:
     from verglas.algorithms.em.first_map_plan import FirstMapConfig
     from verglas.algorithms.views import Views
 
-__all__ = ["START", "pack", "place", "run_final", "run_heat", "unpack"]
+__all__ = ["START", "Leg", "pack", "place", "run_final", "run_heat", "unpack"]
 
 START = "x_start"
+
+
+class Leg(IntEnum):
+    """What a start goes through at the last resolution; it settles after one or two openings."""
+
+    OPEN = 0
+    REOPEN = 1
+    SETTLE = 2
 
 
 def pack(candidate: "Candidate", prefix: str = "") -> dict[str, Any]:
@@ -84,7 +93,7 @@ def run_final(
     config: "FirstMapConfig",
     noise: ArrayRef,
     starts: dict[int, ArrayRef],
-    settle: bool,
+    leg: Leg,
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
     """Open one start at the last resolution, or let an opened one settle."""
     from verglas.algorithms.em.first_map import fine_search, judge
@@ -94,10 +103,10 @@ def run_final(
     seed = int(rows[START][0])
     found = unpack(task.load(starts[seed]))
     rows, views = _views(rows, task, config, noise)
-    stages = (settling_stages if settle else opening_stages)(config)
+    stages = (settling_stages if leg is Leg.SETTLE else opening_stages)(config)
     n = sum(stage.iterations for stage in stages)
     with denormals_flushed():
-        search = fine_search(views, config, found, stages=stages, seed=seed)
+        search = fine_search(views, config, found, stages=stages, seed=len(Leg) * seed + leg)
         for done, better in enumerate(search):
             task.progress(done, n)
             found = better

@@ -52,7 +52,7 @@ class InitialVolumeParams(Params):
         None,
         ge=1,
         le=50,
-        help="Starts of a round that go on to full resolution; by itself 3, with a point group 4.",
+        help="Starts of a round that go on to full resolution; by itself 2, with a point group 4.",
     )
     max_rounds: int = param(
         3, ge=1, le=20, help="Rounds of starts at most, until another agrees with the likeliest."
@@ -130,7 +130,7 @@ def _field(params: InitialVolumeParams, config: "FirstMapConfig") -> tuple[int, 
     Symmetric maps meet more dead ends, and cost a fraction: one of n orientations is searched.
     """
     free = config.symmetry == "C1"
-    return params.n_searches or (6 if free else 12), params.n_finalists or (3 if free else 4)
+    return params.n_searches or (6 if free else 12), params.n_finalists or (2 if free else 4)
 
 
 @protocol(
