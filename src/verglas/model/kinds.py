@@ -63,7 +63,7 @@ MICROGRAPHS = Kind(
     "micrographs",
     "Images of fields of particles in ice.",
     ("image", "optics"),
-    ("ctf", "ctf_fit", "half_images", "frame_shifts", "dose", "score"),
+    ("ctf", "ctf_fit", "ctf_agreement", "half_images", "frame_shifts", "dose", "score"),
 )
 COORDINATES = Kind(
     "coordinates",

@@ -98,6 +98,12 @@ TRAITS: dict[str, Trait] = {
             ("micrographs.estimate_ctf",),
         ),
         Trait(
+            "ctf_agreement",
+            ("agreement_res_angst", "n_agreeing"),
+            "Several estimates of the CTF were compared.",
+            ("ctf.consensus",),
+        ),
+        Trait(
             "coord2d",
             ("coord_x_angst", "coord_y_angst", "micrograph_path", "micrograph_id"),
             "Each row has a position in a micrograph.",

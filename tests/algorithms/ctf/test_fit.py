@@ -123,11 +123,11 @@ def test_slope_of_the_defocus_is_measured(slope):
         )
         strips.append(image[:, i * side // n : (i + 1) * side // n])
     fit = _fit(np.concatenate(strips, axis=1))
-    assert fit.slope_error < 0.08
-    assert abs(fit.slope_x - slope) < 4.0 * fit.slope_error
-    assert abs(fit.slope_y) < 4.0 * fit.slope_error
+    assert fit.slope.error < 0.08
+    assert abs(fit.slope.slope_x - slope) < 4.0 * fit.slope.error
+    assert abs(fit.slope.slope_y) < 4.0 * fit.slope.error
     assert abs(_mean(fit) - 18000.0) < 50.0
-    assert slope == 0.0 or fit.slope_x > 3.0 * fit.slope_error
+    assert slope == 0.0 or fit.slope.slope_x > 3.0 * fit.slope.error
 
 
 def test_wrong_spherical_aberration_is_noticed():

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from verglas.algorithms.ctf.search import Optics
+from verglas.algorithms.ctf.optics import Optics
+from verglas.algorithms.ctf.ring_fit import RingFit
 from verglas.algorithms.ctf.spectrum import TileSpectrum
-from verglas.algorithms.ctf.whittle import WhittleFit
 
 _PRIOR_SLOPE = 0.2  # 11 degrees
 _N_STEPS = 3
@@ -35,7 +35,7 @@ def _tiles_by_cell(spectrum: TileSpectrum, cell: Tensor, count: Tensor) -> Tenso
     return total / count
 
 
-def fit_gradient(spectrum: TileSpectrum, fit: WhittleFit, *, optics: Optics) -> Gradient:
+def fit_gradient(spectrum: TileSpectrum, fit: RingFit, *, optics: Optics) -> Gradient:
     """Fit a plane of defocus by Fisher scoring of the tiles' likelihood.
 
     The prior is level with a width of 0.2, so that weak data give no slope.

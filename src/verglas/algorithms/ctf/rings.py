@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from verglas.algorithms.ctf.search import Optics
+from verglas.algorithms.ctf.optics import Optics
 from verglas.algorithms.ctf.spectrum import TileSpectrum
 
 _QUALITY_THRESHOLD = 0.5

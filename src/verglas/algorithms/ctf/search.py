@@ -10,22 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from verglas.algorithms.ctf.optics import Optics
 from verglas.algorithms.ctf.spectrum import TileSpectrum, polar_average
-
-
-@dataclass(frozen=True)
-class Optics:
-    """Constants of the microscope that a CTF needs.
-
-    Attributes:
-        wavelength_angst: of the electrons.
-        spherical_aberration_angst: in Å, not mm.
-        contrast_phase: asin of the amplitude contrast, radians.
-    """
-
-    wavelength_angst: float
-    spherical_aberration_angst: float
-    contrast_phase: float
 
 
 @dataclass(frozen=True)

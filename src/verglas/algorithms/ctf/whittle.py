@@ -8,12 +8,14 @@ low frequency, ice) count less, as in over-dispersed regression.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from verglas.algorithms.ctf.search import Optics
+from verglas.algorithms.ctf.cells import shell_sums
+from verglas.algorithms.ctf.optics import Optics, pixel_phase
+from verglas.algorithms.ctf.ring_fit import RingFit
 from verglas.algorithms.ctf.spectrum import TileSpectrum
 from verglas.algorithms.ctf.whittle_model import (
     Model,
@@ -22,40 +24,10 @@ from verglas.algorithms.ctf.whittle_model import (
     normal_equations,
     objective,
     per_cell,
-    pixel_phase,
     prepare,
-    shell_sums,
 )
 
 _TOLERANCE_NATS = 0.01
-
-
-@dataclass(frozen=True)
-class WhittleFit:
-    """Result of a refinement.
-
-    Attributes:
-        values: of the parameters by name; units as in `refine_ctf`.
-        covariance: in the order of `values`.
-        evidence: log-likelihood gained over a spectrum without rings, in nats.
-        phase, background, amplitude, weight: `[n]`, of each pixel in the spectrum's order: chi, b,
-            height of the rings (loss by motion included), independent values it counts for.
-        cell: `[n]`, number of the small cell that each pixel was averaged in.
-    """
-
-    values: dict[str, float]
-    covariance: Tensor
-    evidence: float
-    phase: Tensor
-    background: Tensor
-    amplitude: Tensor
-    weight: Tensor
-    cell: Tensor
-
-    def error(self, name: str) -> float:
-        """Standard error of one parameter."""
-        index = list(self.values).index(name)
-        return math.sqrt(max(float(self.covariance[index, index]), 0.0))
 
 
 def _minimise(problem: Problem, point: Tensor, *, free: Tensor, n_steps: int) -> Tensor:
@@ -115,13 +87,13 @@ def _ringless_objective(problem: Problem, curves: Tensor) -> float:
     return objective(flat, evaluate(flat, point), point)
 
 
-def refine_ctf(
+def refine_likelihood(
     spectrum: TileSpectrum,
     *,
     optics: Optics,
     initial: Mapping[str, float],
     max_astigmatism_angst: float,
-) -> WhittleFit:
+) -> RingFit:
     """Refine named CTF parameters from a start within about half a ring of the truth.
 
     Args:
@@ -157,7 +129,7 @@ def refine_ctf(
     evidence = _ringless_objective(problem, point[m:]) - objective(problem, model, point)
     values = dict(zip(initial, point[:m].tolist(), strict=True))
     background = problem.unit * per_cell(problem, model.background)
-    return WhittleFit(
+    return RingFit(
         values=values,
         covariance=torch.linalg.inv(fisher)[:m, :m],
         evidence=evidence,

@@ -6,14 +6,14 @@ small cells of radius and direction, sorted by shell, so that every sum that a s
 difference of cumulative sums. Phases are averaged exactly, being linear in the parameters.
 """
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from verglas.algorithms.ctf.search import Optics
+from verglas.algorithms.ctf.cells import make_cells, radial_basis, repeat_shells, shell_sums
+from verglas.algorithms.ctf.optics import Optics, phase_terms
 from verglas.algorithms.ctf.spectrum import TileSpectrum
 
 # Width of the priors, wide enough not to matter where rings are seen: second difference of the
@@ -22,9 +22,7 @@ _BACKGROUND_ROUGHNESS = 0.25
 _ENVELOPE_ROUGHNESS = 1.0
 _ENVELOPE_WIDTH = 4.0
 _MOTION_WIDTH = 1000.0
-_KNOT_PER_ANGST = 0.025
 _MOTION_ROUNDING = 2.0
-_N_SECTORS = 60  # over 180 degrees; 3 degrees blur 1000 Å of astigmatism by 0.3 radians at 3 Å
 
 
 @dataclass(frozen=True)
@@ -75,55 +73,11 @@ class Model:
     inverse: Tensor
 
 
-def spline_basis(position: Tensor, *, low: float, high: float, n_intervals: int) -> Tensor:
-    """Evaluate uniform cubic B-splines: `[n, n_intervals + 3]`, rows sum to 1."""
-    scaled = ((position - low) / (high - low) * n_intervals).clamp(0.0, n_intervals * (1 - 1e-9))
-    centres = torch.arange(n_intervals + 3).to(position) - 1.0
-    distance = (scaled[:, None] - centres).abs()
-    inner = 2.0 / 3.0 - distance.square() + 0.5 * distance**3
-    outer = (2.0 - distance).clamp(min=0.0) ** 3 / 6.0
-    return torch.where(distance < 1.0, inner, outer)
-
-
-def shell_sums(values: Tensor, end: Tensor) -> Tensor:
-    """Add `[..., c]` values of cells within shells: `[..., s]` in float64."""
-    total = values.cumsum(dim=-1, dtype=torch.float64)[..., end - 1]
-    return torch.diff(total, dim=-1, prepend=torch.zeros_like(total[..., :1]))
-
-
-def per_cell(problem: Problem, shells: Tensor) -> Tensor:
-    """Repeat `[s]` shell values for their cells, in float32."""
-    start = torch.cat([problem.shell_end.new_zeros(1), problem.shell_end[:-1]])
-    return shells.float().repeat_interleave(problem.shell_end - start)
-
-
-def _regressors(
-    spectrum: TileSpectrum, optics: Optics, names: Sequence[str]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Phase offset, phase derivatives and motion terms of the parameters."""
+def _motion_terms(spectrum: TileSpectrum, names: Sequence[str]) -> Tensor:
+    """Derivatives of the loss by motion: `[p, n]`, 0 for other parameters."""
     x, y = spectrum.x_per_angst, spectrum.y_per_angst
-    square = x.square() + y.square()
-    cosine = (x.square() - y.square()) / square
-    sine = 2.0 * x * y / square
-    quadratic = math.pi * optics.wavelength_angst * square
-    per_mm = -0.5e7 * math.pi * optics.wavelength_angst**3 * square.square()
-    zero = torch.zeros_like(square)
-    phase = {
-        "defocus": quadratic,
-        "astigmatism_cos": quadratic * cosine,
-        "astigmatism_sin": quadratic * sine,
-        "phase_shift": torch.ones_like(square),
-        "spherical_aberration": per_mm,
-    }
-    motion = {"motion_cos": 0.5 * square * cosine, "motion_sin": 0.5 * square * sine}
-    offset = torch.full_like(square, optics.contrast_phase)
-    if "spherical_aberration" not in names:
-        offset = offset + optics.spherical_aberration_angst * 1e-7 * per_mm
-    return (
-        offset,
-        torch.stack([phase.get(name, zero) for name in names]),
-        torch.stack([motion.get(name, zero) for name in names]),
-    )
+    motion = {"motion_cos": 0.5 * (x.square() - y.square()), "motion_sin": x * y}
+    return torch.stack([motion.get(name, torch.zeros_like(x)) for name in names])
 
 
 def _difference_penalty(n: int, width: float) -> Tensor:
@@ -159,68 +113,38 @@ def _log_mean_power(problem_power: Tensor, count: Tensor, end: Tensor, basis: Te
     return solution[:, 0]
 
 
-def _cells(spectrum: TileSpectrum) -> tuple[Tensor, Tensor, Tensor]:
-    """Cell of each pixel, pixels in each cell, and the end of each shell in cells."""
-    shell = (spectrum.radius_per_angst / (0.5 * spectrum.step_per_angst)).round().long()
-    angle = torch.atan2(spectrum.y_per_angst, spectrum.x_per_angst)
-    sector = (angle * _N_SECTORS / math.pi).round().long() % _N_SECTORS
-    key = shell * _N_SECTORS + sector
-    count = torch.bincount(key)
-    used = count > 0
-    number = used.cumsum(0) - 1
-    _, in_shell = torch.unique_consecutive(
-        torch.nonzero(used)[:, 0] // _N_SECTORS, return_counts=True
-    )
-    return number[key], count[used], in_shell.cumsum(0)
-
-
 def prepare(
     spectrum: TileSpectrum, optics: Optics, names: Sequence[str], max_astigmatism_angst: float
 ) -> tuple[Problem, Tensor]:
     """Lay out a refinement; also the start of the splines, b at the mean power and e below."""
-    cell, count, end = _cells(spectrum)
-
-    def mean(values: Tensor) -> Tensor:
-        rows = values.reshape(-1, values.shape[-1])
-        sums = [torch.bincount(cell, weights=row, minlength=len(count)) for row in rows]
-        return (torch.stack(sums) / count).reshape(*values.shape[:-1], len(count))
-
-    radius = spectrum.radius_per_angst
-    centre = shell_sums(mean(radius) * count, end) / shell_sums(count.double(), end)
-    low, high = float(centre[0]), float(centre[-1])
-    n_intervals = max(4, round((high - low) / _KNOT_PER_ANGST))
-    basis = spline_basis(centre, low=low, high=high, n_intervals=n_intervals)
-    offset, phase_terms, motion_terms = _regressors(spectrum, optics, names)
+    cells = make_cells(spectrum)
+    count, end = cells.count, cells.shell_end
+    basis = radial_basis(cells.radius)
+    offset, terms = phase_terms(spectrum.x_per_angst, spectrum.y_per_angst, optics, names)
     unit = float(spectrum.power.mean())
-    power = mean(spectrum.power) / unit
+    power = cells.mean(spectrum.power) / unit
     log_mean = _log_mean_power(power, count, end, basis)
+    is_motion = [float(name.startswith("motion")) for name in names]
     problem = Problem(
         names=tuple(names),
-        cell=cell,
-        count=count.float(),
+        cell=cells.index,
+        count=count,
         power=power.float(),
         unit=unit,
         shell_end=end,
         basis=basis,
-        phase_offset=mean(offset),
-        phase_terms=mean(phase_terms),
-        motion_terms=mean(motion_terms).float(),
-        half_square=mean(0.5 * radius.square()).float(),
-        is_motion=torch.tensor([float(name.startswith("motion")) for name in names]).to(radius),
-        weight=torch.full_like(centre, spectrum.n_independent),
-        penalty=_penalty(names, n_intervals + 3, max_astigmatism_angst).to(radius.device),
+        phase_offset=cells.mean(offset),
+        phase_terms=cells.mean(terms),
+        motion_terms=cells.mean(_motion_terms(spectrum, names)).float(),
+        half_square=cells.mean(0.5 * spectrum.radius_per_angst.square()).float(),
+        is_motion=torch.tensor(is_motion).to(offset),
+        weight=torch.full_like(cells.radius, spectrum.n_independent),
+        penalty=_penalty(names, basis.shape[1], max_astigmatism_angst).to(offset.device),
         prior_mean=torch.cat(
             [log_mean.new_zeros(len(names)), torch.zeros_like(log_mean), log_mean - 2.3]
         ),
     )
     return problem, torch.cat([log_mean - 0.2, log_mean - 1.5])
-
-
-def pixel_phase(spectrum: TileSpectrum, optics: Optics, values: Mapping[str, float]) -> Tensor:
-    """Phase chi of every pixel of a spectrum, radians."""
-    offset, phase_terms, _ = _regressors(spectrum, optics, list(values))
-    phase: Tensor = offset + torch.tensor(list(values.values())).to(offset) @ phase_terms
-    return phase
 
 
 def _motion(problem: Problem, physical: Tensor) -> tuple[Tensor, Tensor]:
@@ -238,6 +162,11 @@ def _motion(problem: Problem, physical: Tensor) -> tuple[Tensor, Tensor]:
     inverse = 1.0 / (1.0 + along.clamp(min=0.0))
     slopes = problem.motion_terms + ratio[:, None] * problem.half_square
     return inverse, -slopes * inverse * problem.is_motion.float()[:, None]
+
+
+def per_cell(problem: Problem, shells: Tensor) -> Tensor:
+    """Repeat `[s]` shell values for their cells, in float32."""
+    return repeat_shells(shells, problem.shell_end)
 
 
 def evaluate(problem: Problem, point: Tensor) -> Model:

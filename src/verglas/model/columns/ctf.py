@@ -1,6 +1,6 @@
 """Declare the columns of the contrast transfer function and its fit."""
 
-from verglas.model.column import FLOAT, FLOATS, TEXT, Column
+from verglas.model.column import FLOAT, FLOATS, INT, TEXT, Column
 
 __all__ = ["CTF"]
 
@@ -71,7 +71,20 @@ CTF = (
         relion="rlnCtfFigureOfMerit",
         cryosparc="ctf_stats/cross_corr",
     ),
+    Column("ctf_method", TEXT, "Objective that the CTF was fitted by."),
     Column("defocus_error_angst", FLOAT, "Standard error of the mean defocus.", low=0),
+    Column(
+        "astigmatism_error_angst",
+        FLOAT,
+        "Standard error of the difference of the two defoci.",
+        low=0,
+    ),
+    Column(
+        "phase_shift_error_deg",
+        FLOAT,
+        "Standard error of the phase shift; 0 where it was given.",
+        low=0,
+    ),
     Column(
         "drift_angst",
         FLOAT,
@@ -87,6 +100,25 @@ CTF = (
         "spherical_aberration_fit_mm", FLOAT, "Spherical aberration that the Thon rings ask for."
     ),
     Column("spherical_aberration_error_mm", FLOAT, "Standard error of that.", low=0),
+    Column("ice_thickness_angst", FLOAT, "Thickness of the ice, from a node of the rings.", low=0),
+    Column("ice_thickness_error_angst", FLOAT, "Standard error of that.", low=0),
+    Column(
+        "ice_ring_ratio",
+        FLOAT,
+        "Power in a ring of crystalline ice over that beside it, less 1.",
+        low=-1,
+    ),
+    Column("n_reflections", INT, "Fourier pixels of tiles that are too strong for noise.", low=0),
+    Column("crystal_fraction", FLOAT, "Part of the tiles with such reflections.", low=0, high=1),
+    Column("envelope_b_factor_angst2", FLOAT, "Fall-off of the power of the rings as a B factor."),
+    Column(
+        "agreement_res_angst",
+        FLOAT,
+        "Resolution to which estimates of the CTF stay within 90 degrees of phase.",
+        low=0,
+    ),
+    Column("n_agreeing", INT, "Estimates of the CTF that were averaged.", low=0),
+    Column("ctf_reason", TEXT, "Why a micrograph was put aside; empty where it was not."),
     Column("spectrum_path", TEXT, "Picture of the power spectrum beside the fit."),
     Column("profile_per_angst", FLOATS, "Frequencies of the radial profile."),
     Column("profile_power", FLOATS, "Radial power after taking the background away."),
