@@ -58,7 +58,7 @@ def time_basis(n_frames: int, n_points: int) -> Double:
     """
     time = np.sqrt(np.arange(n_frames) / max(1, n_frames - 1))
     basis = spline_basis(time, n_points)
-    return (basis - basis[0])[:, 1:]
+    return np.asarray((basis - basis[0])[:, 1:])
 
 
 def space_basis(x: Double, y: Double, order: MotionOrder) -> Double:

@@ -55,4 +55,14 @@ MOVIE = (
     Column("even_image_path", TEXT, "Sum of the even frames (second, fourth, ...)."),
     Column("unweighted_image_path", TEXT, "Sum of the frames without dose weights."),
     Column("motion_picture_path", TEXT, "Picture of the path of the frames."),
+    Column("motion_spectrum_path", TEXT, "Power spectrum before and after alignment, half each."),
+    Column(
+        "local_motion_angst",
+        FLOAT,
+        "Distance between the motion of places and that of the whole frame, at its last, RMS.",
+        low=0,
+    ),
+    Column("motion_points", TEXT, "Control points of the local motion along x, y and time."),
+    Column("n_defects", INT, "Pixels of a frame that were replaced by neighbours.", low=0),
+    Column("gain_picture_path", TEXT, "Picture of gain, reference and what they differ by."),
 )
