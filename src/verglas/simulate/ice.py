@@ -16,7 +16,7 @@ from verglas.simulate.scattering import (
     water_amplitude_angst,
 )
 
-__all__ = ["ice_phase_power", "stirring", "structure_factor"]
+__all__ = ["ice_phase_power", "stirring", "stirring_rate_angst2", "structure_factor"]
 
 Floats = NDArray[np.float64]
 
@@ -43,10 +43,14 @@ def stirring(frequency_per_angst: Floats, dose_e_per_angst2: float) -> Floats:
     References:
         McMullan, Vinothkumar & Henderson 2015, doi:10.1016/j.ultramic.2015.05.017.
     """
-    per_axis = _STIRRED_ANGST2_PER_DOSE * dose_e_per_angst2 / 3
-    x = 2 * np.pi**2 * frequency_per_angst**2 * per_axis
+    x = stirring_rate_angst2(dose_e_per_angst2) * frequency_per_angst**2
     safe = np.maximum(x, 1e-3)
     return np.where(x < 1e-3, 1 - x / 3, 2 * (np.exp(-safe) - 1 + safe) / safe**2)
+
+
+def stirring_rate_angst2(dose_e_per_angst2: float) -> float:
+    """Decay of the correlation over an exposure: it falls to `exp(-rate k^2)`, Å^2."""
+    return 2 * np.pi**2 * _STIRRED_ANGST2_PER_DOSE * dose_e_per_angst2 / 3
 
 
 def ice_phase_power(

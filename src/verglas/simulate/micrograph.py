@@ -35,9 +35,12 @@ __all__ = [
     "MicrographConfig",
     "MicrographRenderer",
     "SimulatedMicrographs",
+    "brightness_of",
     "contamination_of",
     "draw_micrograph",
     "draw_micrographs",
+    "field_ctf",
+    "particle_phases",
     "prepare_micrograph_renderer",
     "render_micrograph",
     "simulate_micrographs",
@@ -217,7 +220,7 @@ def prepare_micrograph_renderer(atoms: Atoms, config: MicrographConfig) -> Micro
     return MicrographRenderer(prepare_projector(atoms, box_px=box, pixel_size_angst=pixel), config)
 
 
-def _particle_phases(renderer: MicrographRenderer, particles: pl.DataFrame) -> Tensor:
+def particle_phases(renderer: MicrographRenderer, particles: pl.DataFrame) -> Tensor:
     """Sum the particles' phases after the CTF, radian, `[h, w]`."""
     config, box = renderer.config, renderer.projector.box_px
     pixel = config.optics.pixel_size_angst
@@ -243,7 +246,7 @@ def _particle_phases(renderer: MicrographRenderer, particles: pl.DataFrame) -> T
     return canvas[box:-box, box:-box]
 
 
-def _ctf(config: MicrographConfig, micrograph: pl.DataFrame, offset_angst: float) -> Tensor:
+def field_ctf(config: MicrographConfig, micrograph: pl.DataFrame, offset_angst: float) -> Tensor:
     """CTF with envelope of a slab that lies `offset_angst` along the beam, `[1, h, w//2+1]`."""
     optics, row = config.optics, micrograph.row(0, named=True)
     return evaluate_ctf(
@@ -282,9 +285,8 @@ def _ice_phases(config: MicrographConfig, micrograph: pl.DataFrame) -> Tensor:
             (1, *shape), dtype=np.float32
         )
         offset = (slab - slabs.mean()) * config.ice_thickness_angst / n_slabs
-        slab_ft = (
-            rfft2(torch.from_numpy(white)) * amplitude * _ctf(config, micrograph, float(offset))
-        )
+        ctf = field_ctf(config, micrograph, float(offset))
+        slab_ft = rfft2(torch.from_numpy(white)) * amplitude * ctf
         total += irfft2(slab_ft, shape=shape)[0]
     return total
 
@@ -311,7 +313,7 @@ def contamination_of(config: MicrographConfig, item_id: int) -> Contamination | 
     )
 
 
-def _brightness(config: MicrographConfig, rng: np.random.Generator) -> Tensor:
+def brightness_of(config: MicrographConfig, rng: np.random.Generator) -> Tensor:
     """Draw a plane of mean 1 that changes by `gradient` across the image; `[h, w]`."""
     direction = rng.uniform(0, 2 * np.pi)
     y = torch.linspace(-0.5, 0.5, config.height_px)[:, None] * np.sin(direction)
@@ -335,7 +337,7 @@ def render_micrograph(
         `[height_px, width_px]`, protein dark.
     """
     config = renderer.config
-    phases = _particle_phases(renderer, particles)
+    phases = particle_phases(renderer, particles)
     ice = _ice_phases(config, micrograph)
     item = int(micrograph["item_id"].item())
     rng = item_generator(config.seed, _NOISE_KEY, item)
@@ -352,7 +354,7 @@ def render_micrograph(
             b_factor_angst2=config.b_factor_angst2,
         )
         contrast = _detected(config, wave * torch.from_numpy(factor)) - 1
-    expected = (electrons * _brightness(config, rng) * (1 + contrast)).clamp(min=0).numpy()
+    expected = (electrons * brightness_of(config, rng) * (1 + contrast)).clamp(min=0).numpy()
     if config.shot_noise == "none":
         return np.asarray(expected, np.float32)
     if config.shot_noise == "gaussian":
