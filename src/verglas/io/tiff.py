@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal
+from types import TracebackType
+from typing import Any, Literal, Self
 
 import numpy as np
 import tifffile
@@ -22,9 +23,18 @@ from verglas.core.files import atomic_path
 from verglas.io._files import decoding, require_file
 from verglas.io._tiff_pages import TiffPage, walk_pages
 
-__all__ = ["TiffCompression", "TiffReader", "open_tiff", "read_tiff", "write_tiff"]
+__all__ = [
+    "TiffCompression",
+    "TiffReader",
+    "TiffStackWriter",
+    "open_tiff",
+    "read_tiff",
+    "write_tiff",
+]
 
-TiffCompression = Literal["none", "deflate", "zstd"]
+TiffCompression = Literal["none", "deflate", "zstd", "lzw"]
+_TIFFFILE_NAMES = {"none": None, "deflate": "zlib", "zstd": "zstd", "lzw": "lzw"}
+_BIG_BYTES = 1 << 31
 _WHAT = "a TIFF file"
 _ANGST_PER_UNIT = {2: 2.54e8, 3: 1e8}  # inch, centimetre
 _ANGST_PER_IMAGEJ_UNIT = {"nm": 10.0, "um": 1e4, "micron": 1e4, "angstrom": 1.0, "a": 1.0}
@@ -144,29 +154,72 @@ def write_tiff(
         raise ValueError(f"array must have 2 or 3 dimensions and pixels: got shape {array.shape}")
     if array.dtype.name not in ("uint8", "int8", "uint16", "int16", "float16", "float32"):
         raise TypeError(f"array must have 8, 16 or 32 bits: got {array.dtype}")
-    images = array if array.ndim == 3 else array[None]
-    predictor = is_predicted and compression != "none"
-    resolution = None
-    if pixel_size_angst is not None:
-        check_range("pixel_size_angst", pixel_size_angst, gt=0)
-        resolution = (_pixels_per_cm(pixel_size_angst),) * 2
-    with (
-        atomic_path(path) as temporary,
-        tifffile.TiffWriter(temporary, bigtiff=array.nbytes > 2**31) as writer,
-    ):
-        for image in images:
-            writer.write(
-                np.ascontiguousarray(image[::-1]),
-                photometric="minisblack",
-                compression={"none": None, "deflate": "zlib", "zstd": "zstd"}[compression],
-                compressionargs={"level": 9} if compression == "deflate" else None,
-                predictor=predictor,
-                resolution=resolution,
-                resolutionunit=None if resolution is None else "CENTIMETER",
-                metadata=None,
-                software="verglas",
-                contiguous=False,
-            )
+    with TiffStackWriter(
+        path,
+        pixel_size_angst,
+        compression=compression,
+        is_predicted=is_predicted,
+        is_big=array.nbytes > _BIG_BYTES,
+    ) as writer:
+        for image in array if array.ndim == 3 else array[None]:
+            writer.append(image)
+
+
+class TiffStackWriter:
+    """Write a stack image by image; the file gets its name when the block ends well.
+
+    Args:
+        path: final name; an existing file is replaced.
+        pixel_size_angst: for the resolution tags; None leaves them out.
+        compression: of each image.
+        is_predicted: store differences of neighbours.
+        is_big: write a BigTIFF, for more than 4 GB.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        pixel_size_angst: float | None = None,
+        *,
+        compression: TiffCompression = "deflate",
+        is_predicted: bool = False,
+        is_big: bool = False,
+    ) -> None:
+        resolution = None
+        if pixel_size_angst is not None:
+            check_range("pixel_size_angst", pixel_size_angst, gt=0)
+            resolution = (_pixels_per_cm(pixel_size_angst),) * 2
+        self._options: dict[str, Any] = {
+            "photometric": "minisblack",
+            "compression": _TIFFFILE_NAMES[compression],
+            "compressionargs": {"level": 9} if compression == "deflate" else None,
+            "predictor": is_predicted and compression != "none",
+            "resolution": resolution,
+            "resolutionunit": None if resolution is None else "CENTIMETER",
+            "metadata": None,
+            "software": "verglas",
+            "contiguous": False,
+        }
+        self._is_big = is_big
+        self._atomic = atomic_path(path)
+        self._writer: Any = None
+
+    def __enter__(self) -> Self:
+        self._writer = tifffile.TiffWriter(self._atomic.__enter__(), bigtiff=self._is_big)
+        return self
+
+    def append(self, image: NDArray[np.generic]) -> None:
+        """Add an image, `[h, w]`, row 0 at y = 0; all should be of one size and type."""
+        self._writer.write(np.ascontiguousarray(image[::-1]), **self._options)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._writer.close()
+        self._atomic.__exit__(kind, error, trace)
 
 
 def _pixel_size_angst(page: TiffPage) -> float | None:

@@ -26,9 +26,9 @@ def _bend(c: Real, u: float, v: float) -> float:
     """Evaluate a polynomial of third order without constant."""
     linear = c[0] * u + c[1] * v
     square = c[2] * u * u + c[3] * v * v + c[4] * u * v
-    return (
-        linear + square + c[5] * u * u * u + c[6] * u * v * v + c[7] * v * v * v + c[8] * u * u * v
-    )
+    cubic = c[5] * u * u * u + c[6] * u * v * v + c[7] * v * v * v + c[8] * u * u * v
+    total: float = linear + square + cubic
+    return total
 
 
 @njit(nogil=True, cache=True)
