@@ -22,7 +22,21 @@ def _from_particles(step: MethodStep) -> str:
     )
 
 
+def _pick_template(step: MethodStep) -> str:
+    n = step.n_out("coordinates")
+    found = f"{count_text(n, 'particles')} were" if n is not None else "Particles were"
+    source = "projections of a map" if step.n_in("volumes") else "class averages"
+    if not step.items_in:
+        source = "templates"
+    return (
+        f"{found} picked by matched filtering of the whitened micrographs with {source}"
+        f"{step.text(' (diameter {}', 'diameter_angst')}"
+        f"{step.text(', detail to {})', 'max_resolution_angst')}."
+    )
+
+
 PICKING_SENTENCES: dict[str, Callable[[MethodStep], str]] = {
     "coordinates.from_particles": _from_particles,
+    "micrographs.pick_template": _pick_template,
 }
 """What is said of each protocol."""

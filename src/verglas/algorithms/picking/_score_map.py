@@ -11,7 +11,7 @@ from verglas.kernels.fourier import fourier_resize2, next_fast_size
 
 # Enough pixels to draw the wall of a hollow particle; more only costs time.
 PIXELS_PER_DIAMETER = 32
-_LOCAL_SIGMA = 0.5  # of the diameter, for local mean and deviation
+LOCAL_SIGMA = 0.5  # of the diameter, for local mean and deviation
 _CLIP_SIGMA = 4.0
 _BLANK_CONTRAST = 0.2
 
@@ -99,21 +99,30 @@ def _valid_pixels(image: Tensor, shape: tuple[int, int]) -> Tensor:
     return eroded if bool((valid == 0).any()) else valid
 
 
-def prepare_image(image: Tensor, *, pixel_size_angst: float, diameter_angst: float) -> PickingImage:
+def prepare_image(
+    image: Tensor,
+    *,
+    pixel_size_angst: float,
+    diameter_angst: float,
+    pixels_per_diameter: float = PIXELS_PER_DIAMETER,
+    local_sigma: float = LOCAL_SIGMA,
+) -> PickingImage:
     """Reduce a micrograph to picking resolution and even out its local mean and deviation.
 
     Args:
         image: `[h, w]`, particles dark.
         pixel_size_angst: of the image.
         diameter_angst: of the particle.
+        pixels_per_diameter: picking resolution.
+        local_sigma: of the Gaussian for local mean and deviation, in diameters.
     """
-    factor = min(1.0, PIXELS_PER_DIAMETER * pixel_size_angst / diameter_angst)
+    factor = min(1.0, pixels_per_diameter * pixel_size_angst / diameter_angst)
     height, width = (2 * max(16, round(0.5 * side * factor)) for side in image.shape)
     image = clip_outliers(image.float(), n_sigma=5.0)
     small = -fourier_resize2(image[None], shape=(height, width))[0]
     valid = _valid_pixels(image, (height, width))
     diameter_px = diameter_angst / pixel_size_angst * width / image.shape[1]
-    kernel = gaussian_kernel(_LOCAL_SIGMA * diameter_px, image.device)
+    kernel = gaussian_kernel(local_sigma * diameter_px, image.device)
     correlator = Correlator((height, width), len(kernel))
     weight = correlator.correlate(correlator.transform(valid), kernel).clamp(min=1e-3)
     mean = correlator.correlate(correlator.transform(small * valid), kernel) / weight

@@ -15,22 +15,21 @@ from typing import TYPE_CHECKING
 import polars as pl
 from pydantic import model_validator
 
-from verglas.core.errors import FormatError, UserError
+from verglas.core.errors import FormatError
 from verglas.model import COORDINATES, MICROGRAPHS, DataSet
+from verglas.protocols.picking._picks import (
+    check_found,
+    coordinate_rows,
+    warn_of_doubt,
+    write_picture,
+)
 from verglas.sdk import Context, Params, Ports, Task, param, port, protocol
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    import numpy as np
-    from numpy.typing import NDArray
-
     from verglas.algorithms.picking.log import Picks
 
 __all__ = ["Inputs", "Outputs", "PickParams", "pick", "run"]
 
-_CTF = ("defocus_u_angst", "defocus_v_angst", "defocus_angle_deg", "phase_shift_deg")
-_THUMBNAIL_PX = 800
 _ADVICE = (
     "check diameter_angst and the pixel size, look at a micrograph; if its particles are bright, "
     "set bright_particles; if they are faint, lower threshold_shift to -2"
@@ -90,31 +89,6 @@ class Outputs(Ports):
     micrographs: DataSet = port(MICROGRAPHS)
 
 
-def _picture(
-    path: "Path",
-    image: "NDArray[np.float32]",
-    positions_px: "NDArray[np.float64]",
-    radius_px: float,
-) -> None:
-    """Draw a small picture of the micrograph with a circle about each pick."""
-    import numpy as np
-    from PIL import Image, ImageDraw
-
-    from verglas.io.images import stretch_contrast, write_jpeg
-
-    factor = max(1, -(-max(image.shape) // _THUMBNAIL_PX))
-    height, width = (side // factor for side in image.shape)
-    blocks = image[: height * factor, : width * factor].reshape(height, factor, width, factor)
-    picture = Image.fromarray(stretch_contrast(blocks.mean(axis=(1, 3)), (0.2, 99.8))).convert(
-        "RGB"
-    )
-    draw = ImageDraw.Draw(picture)
-    radius = radius_px / factor
-    for x, y in (positions_px + 0.5) / factor - 0.5:
-        draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=(60, 230, 90))
-    write_jpeg(path, np.asarray(picture))
-
-
 def _as_row(
     item_id: int, picks: "Picks", pixel_size_angst: float, picture: str
 ) -> dict[str, object]:
@@ -124,7 +98,7 @@ def _as_row(
         "coord_x_angst": position[:, 0].tolist(),
         "coord_y_angst": position[:, 1].tolist(),
         "score": picks.score.cpu().double().tolist(),
-        "found_diameter_angst": picks.diameter_angst.cpu().double().tolist(),
+        "diameter_angst": picks.diameter_angst.cpu().double().tolist(),
         "is_bimodal": picks.split.is_bimodal,
         "thumbnail_path": picture,
     }
@@ -161,40 +135,10 @@ def pick(rows: pl.DataFrame, task: Task, *, params: PickParams) -> pl.DataFrame:
             )
             path = task.files / f"picks_{row['item_id']:06d}.jpg"
             radius = 0.5 * params.diameter_angst / pixel
-            _picture(path, image, picks.position_px.cpu().double().numpy(), radius)
+            write_picture(path, image, picks.position_px.cpu().double().numpy(), radius)
             found.append(_as_row(row["item_id"], picks, pixel, task.relative(path)))
         task.progress(done + 1, rows.height)
     return pl.DataFrame(found, infer_schema_length=None)
-
-
-def _coordinates(picked: pl.DataFrame, micrographs: DataSet) -> pl.DataFrame:
-    """One row per particle, with what it inherits from its micrograph."""
-    inherited = ["item_id", "image_path", "optics_group"]
-    inherited += [name for name in _CTF if name in micrographs.columns]
-    lists = ["coord_x_angst", "coord_y_angst", "score", "found_diameter_angst"]
-    rows = picked.select("item_id", *lists).explode(lists).drop_nulls("coord_x_angst")
-    rows = rows.join(micrographs.rows(inherited), on="item_id", maintain_order="left")
-    rows = rows.rename(
-        {
-            "item_id": "micrograph_id",
-            "image_path": "micrograph_path",
-            "found_diameter_angst": "diameter_angst",
-        }
-    )
-    return rows.with_columns(source_id=pl.col("micrograph_id"))
-
-
-def _warn_of_doubt(ctx: Context, picked: pl.DataFrame) -> None:
-    counts = picked["coord_x_angst"].list.len()
-    n_empty = int((counts == 0).sum())
-    if n_empty:
-        ctx.warn(f"{n_empty} of {picked.height} micrographs have no particle")
-    doubtful = int((~picked["is_bimodal"]).sum()) - n_empty
-    if doubtful > 0.2 * picked.height:
-        ctx.warn(
-            f"in {doubtful} of {picked.height} micrographs peaks of particles and of noise have "
-            f"similar heights, the picks need a look; {_ADVICE}"
-        )
 
 
 @protocol(
@@ -210,12 +154,9 @@ def run(ctx: Context, params: PickParams, inputs: Inputs) -> Outputs:
     """Pick each micrograph, then make one row per particle."""
     columns = ("item_id", "image_path", "image_slice", "pixel_size_angst")
     picked = ctx.map(pick, inputs.micrographs, chunk=4, columns=columns, params=params)
-    if not picked.height:
-        raise UserError("no micrograph could be read", "the log says for each what is wrong")
-    rows = _coordinates(picked, inputs.micrographs)
-    if not rows.height:
-        raise UserError(f"no particle was found in {picked.height} micrographs", _ADVICE)
-    _warn_of_doubt(ctx, picked)
+    rows = coordinate_rows(picked, inputs.micrographs) if picked.height else picked
+    check_found(picked, rows.height, _ADVICE)
+    warn_of_doubt(ctx, picked, _ADVICE)
     counts = picked.select("item_id", "thumbnail_path", n_particles=pl.col("score").list.len())
     ctx.metric("n_picked", rows.height)
     ctx.metric("per_micrograph", round(rows.height / picked.height, 1))
