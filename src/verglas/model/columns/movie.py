@@ -65,4 +65,14 @@ MOVIE = (
     Column("motion_points", TEXT, "Control points of the local motion along x, y and time."),
     Column("n_defects", INT, "Pixels of a frame that were replaced by neighbours.", low=0),
     Column("gain_picture_path", TEXT, "Picture of gain, reference and what they differ by."),
+    Column(
+        "true_motion_path",
+        TEXT,
+        "Displacements of a simulated movie: those of a grid of places in every frame, as npz.",
+    ),
+    Column(
+        "contamination_path",
+        TEXT,
+        "Mask of what covers the image: 0 clean, 1 carbon, 2 crystal, 3 aggregate, 4 no ice.",
+    ),
 )
