@@ -26,7 +26,8 @@ Real = NDArray[np.float32]
 _HIGH_PASS_PX = 4.0
 _HIGH_PASS_WIDTH_PX = 15
 _CERTAIN_Z = 8.0
-_CERTAIN_RATIO = 2.0
+_CERTAIN_LEAD = 4.0
+_N_MOVED = 24
 _OUTLIER_SDS = 6.0
 
 
@@ -63,20 +64,27 @@ class Orientation:
         orientation: index into `ORIENTATIONS`, of what must be done to the reference.
         is_inverse: whether frames are to be divided by it.
         correlation: of the best way, 0 to 1.
-        z_score: the same in standard deviations of no relation at all.
+        chance: standard deviation of the correlation of patterns that do not belong together,
+            as patterns that are moved against each other have.
         second: correlation of the second best way.
     """
 
     orientation: int
     is_inverse: bool
     correlation: float
-    z_score: float
+    chance: float
     second: float
+
+    @property
+    def z_score(self) -> float:
+        """Correlation in standard deviations of chance."""
+        return self.correlation / max(self.chance, 1e-12)
 
     @property
     def is_certain(self) -> bool:
         """Whether the best way stands out."""
-        return self.z_score > _CERTAIN_Z and self.correlation > _CERTAIN_RATIO * self.second
+        lead = (self.correlation - self.second) / max(self.chance, 1e-12)
+        return self.z_score > _CERTAIN_Z and lead > _CERTAIN_LEAD
 
     @property
     def is_identity(self) -> bool:
@@ -175,9 +183,21 @@ def find_orientation(counted: Real, reference: Real) -> Orientation:
     found.sort(key=lambda item: -abs(item[0]))
     best, orientation = found[0]
     second = abs(found[1][0]) if len(found) > 1 else 0.0
-    return Orientation(
-        orientation, best < 0, abs(best), abs(best) * math.sqrt(counted.size), second
-    )
+    chance = _chance(pattern, turn(own, orientation))
+    return Orientation(orientation, best < 0, abs(best), chance, second)
+
+
+def _chance(pattern: Real, other: Real) -> float:
+    """Spread of the correlations of two patterns that are moved against each other."""
+    rng = np.random.default_rng(0)
+    moves = [
+        [int(rng.integers(n // 8 + 1, n - n // 8)) for n in pattern.shape] for _ in range(_N_MOVED)
+    ]
+    norm = math.sqrt(float(np.vdot(pattern, pattern)) * float(np.vdot(other, other)))
+    if norm == 0:
+        return 1.0
+    found = [float(np.vdot(pattern, np.roll(other, move, (0, 1)))) / norm for move in moves]
+    return max(float(np.sqrt(np.mean(np.square(found)))), 1.0 / math.sqrt(pattern.size))
 
 
 def _pattern(image: Real) -> Real:

@@ -8,7 +8,7 @@ Then each frame is laid on a finer grid and sampled along its motion (`sums.py`)
 import logging
 from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import scipy.fft
@@ -23,6 +23,7 @@ from verglas.algorithms.motion.order import ORDERS, Trial, choose_order
 from verglas.algorithms.motion.oversample import FineGrid, crop_spectrum, even_size
 from verglas.algorithms.motion.patches import PatchSpectra, cut_patches, plan_patches
 from verglas.algorithms.motion.serial import Serial
+from verglas.algorithms.motion.smooth import path_prior
 from verglas.algorithms.motion.sums import Sums, add_frames
 
 __all__ = ["AlignConfig", "AlignedMovie", "align_movie"]
@@ -220,10 +221,11 @@ def _find_motion(
     del reduced
     whole = start_fit(patches, visible, MotionOrder(), path_px)
     whole = fit_motion(patches, whole, slice(None), pool, threads)
+    whole = replace(whole, roughness=path_prior(whole))
     order, trials = _order(patches, visible, whole, config.orders, pool, threads)
     fit = whole
-    if order.is_local:
-        fit = start_fit(patches, visible, order, whole.path_px, whole.spectra)
+    if order.is_local or whole.roughness is not None:
+        fit = start_fit(patches, visible, order, whole.path_px, whole.spectra, whole.roughness)
         fit = fit_motion(patches, fit, slice(None), pool, threads)
     return _as_motion(frames, fit, patches, visible, trials, pixel, pixel_size_angst)
 

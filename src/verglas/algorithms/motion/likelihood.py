@@ -76,6 +76,7 @@ class Fit:
         curvature: of the likelihood by the parameters of one axis: frames 1 and on, then
             coefficients.
         spectra: of the last iteration.
+        roughness: `[f - 1, f - 1]`, precision of a prior of the path of frames 1 and on.
     """
 
     order: MotionOrder
@@ -84,6 +85,7 @@ class Fit:
     space: Double
     curvature: Double
     spectra: Spectra | None = None
+    roughness: Double | None = None
 
     def displacement(self) -> Double:
         """`[p, f, 2]` at the patches."""
@@ -115,14 +117,23 @@ def start_fit(
     order: MotionOrder,
     path_px: Double,
     spectra: Spectra | None = None,
+    roughness: Double | None = None,
 ) -> Fit:
-    """Begin a fit with a known path of the whole frame and no local motion."""
+    """Begin a fit with a known path of the whole frame and no local motion.
+
+    Args:
+        patches: of the movie.
+        shape: of the band-limited frame.
+        order: of the local motion.
+        path_px: `[f, 2]`, 0 at the first frame.
+        spectra: for the first iteration; None measures them.
+        roughness: prior of the path.
+    """
     space, _ = patch_basis(patches, shape, order)
     n_time = max(0, order.n_t - 1) if order.is_local else 0
     n = len(path_px) - 1 + space.shape[1] * n_time
-    return Fit(
-        order, path_px, np.zeros((space.shape[1], n_time, 2)), space, np.zeros((n, n)), spectra
-    )
+    empty = np.zeros((space.shape[1], n_time, 2))
+    return Fit(order, path_px, empty, space, np.zeros((n, n)), spectra, roughness)
 
 
 def evaluate(
@@ -248,9 +259,11 @@ def _newton_step(fit: Fit, evidence: Evidence, chosen: slice) -> Fit:
     curvature = np.maximum(evidence.curvature, 0.2 * typical)
     coupling = n_frames * np.eye(n_frames) - 1.0
     path = coupling[1:, 1:] * curvature.sum()
-    n_local = 0
-    matrix = path
     right = [evidence.gradient.sum(axis=0)[1:]]
+    if fit.roughness is not None:
+        path = path + fit.roughness
+        right[0] = right[0] - fit.roughness @ fit.path_px[1:]
+    matrix = path
     if fit.order.is_local:
         time = time_basis(n_frames, fit.order.n_t)
         n_local = space.shape[1] * time.shape[1]

@@ -37,7 +37,8 @@ class Trial:
 
     Attributes:
         order: of the motion.
-        score: log-likelihood of the held-out patches, less that of the whole frame alone.
+        score: log-likelihood of the held-out patches, less that of the whole frame alone, and
+            as it would be of a fit to all patches.
     """
 
     order: MotionOrder
@@ -56,6 +57,8 @@ def choose_order(
 
     Orders are tried from the simplest on, until one is clearly worse than the
     best, or two in a row are no better.
+
+    References: Burman 1989, doi:10.1093/biomet/76.3.503 (correction of cross-validation).
 
     Args:
         patches: of the movie.
@@ -77,9 +80,13 @@ def choose_order(
             break
         score = 0.0
         for train, test in (sides, sides[::-1]):
-            fit = start_fit(patches, shape, order, start.path_px, start.spectra)
+            fit = start_fit(patches, shape, order, start.path_px, start.spectra, start.roughness)
             fit = fit_motion(patches, fit, train, pool, threads, max_iterations=4, done_px=_DONE_PX)
             score += _held_out(patches, fit, test, pool, threads)
+        if order.is_local:
+            # the motion that counts is fitted to twice as many patches, which halves the loss by
+            # its uncertainty: half a unit of log-likelihood for each parameter (Burman 1989)
+            score += (order.n_x * order.n_y - 1) * (order.n_t - 1)
         base = score if not trials else base
         trials.append(Trial(order, score - base))
         if score - base > best or len(trials) == 1:

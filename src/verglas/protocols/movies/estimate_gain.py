@@ -39,7 +39,7 @@ _COLUMNS = (
     "eer_frames_per_fraction",
     "eer_upsampling",
 )
-_STRUCTURE_PX = 8.0
+_STRUCTURE_PX = 3.0
 _CHUNK = 16
 _POOR_COUNTS = 200.0
 
