@@ -16,7 +16,11 @@ from verglas.core.errors import UserError
 
 __all__ = ["app"]
 
-_PROTOCOLS = {"particles": "particles.simulate", "micrographs": "micrographs.simulate"}
+_PROTOCOLS = {
+    "particles": "particles.simulate",
+    "micrographs": "micrographs.simulate",
+    "movies": "movies.simulate",
+}
 _Folder = Annotated[
     Path, typer.Argument(metavar="FOLDER", help="Project for the images; made if not there.")
 ]
@@ -43,7 +47,7 @@ app = typer.Typer(
 
 @app.callback()
 def simulate() -> None:
-    """Simulate particles or micrographs with known truth, as MRC and STAR files."""
+    """Simulate particles, micrographs or movies with known truth, as MRC and STAR files."""
 
 
 def _make_command(name: str) -> Any:

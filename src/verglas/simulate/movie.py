@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from verglas.kernels.fourier import next_fast_size
 from verglas.simulate._movie_canvas import prepare_canvas
 from verglas.simulate.atoms import Atoms
-from verglas.simulate.contamination import Contamination, label_at
+from verglas.simulate.contamination import LABELS, Contamination, label_at
 from verglas.simulate.detector import Detector, DetectorConfig, draw_detector
 from verglas.simulate.micrograph import (
     MicrographConfig,
@@ -39,8 +39,10 @@ __all__ = [
     "MovieTruth",
     "detector_of",
     "draw_movie",
+    "draw_moving_field",
     "prepare_movie_renderer",
     "render_frames",
+    "split_by_label",
     "split_into_raw_frames",
 ]
 
@@ -89,6 +91,7 @@ class MovieTruth:
             coordinates are those in the first frame.
         motion: of the specimen.
         contamination: what covers it, or None.
+        covered: `[n]`, what lies over each particle that was drawn, an index in `LABELS`.
     """
 
     micrograph: pl.DataFrame
@@ -96,6 +99,7 @@ class MovieTruth:
     contaminated: pl.DataFrame
     motion: Motion
     contamination: Contamination | None
+    covered: NDArray[np.uint8]
 
 
 def draw_movie(config: MovieConfig, index: int, diameter_angst: float) -> MovieTruth:
@@ -105,6 +109,38 @@ def draw_movie(config: MovieConfig, index: int, diameter_angst: float) -> MovieT
         config: what to simulate.
         index: of the movie.
         diameter_angst: of the particles.
+    """
+    micrograph, particles, motion = draw_moving_field(config, index, diameter_angst)
+    contamination = contamination_of(config.field, index)
+    covered = np.zeros(particles.height, np.uint8)
+    if contamination is not None and particles.height:
+        x, y = (particles[f"coord_{axis}_angst"].to_numpy() for axis in "xy")
+        pixel = config.field.optics.pixel_size_angst
+        covered = label_at(contamination.mask, x, y, pixel)
+    clean, on_dirt = split_by_label(particles, covered)
+    return MovieTruth(micrograph, clean, on_dirt, motion, contamination, covered)
+
+
+def split_by_label(
+    particles: pl.DataFrame, covered: NDArray[np.uint8]
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Part particles in clean ice from those on carbon, crystals and aggregates.
+
+    Args:
+        particles: all of a movie.
+        covered: `[n]`, what lies over each; those where the ice is torn are left out.
+    """
+    on_dirt = (covered > 0) & (covered < LABELS.index("tear"))
+    return particles.filter(pl.Series(covered == 0)), particles.filter(pl.Series(on_dirt))
+
+
+def draw_moving_field(
+    config: MovieConfig, index: int, diameter_angst: float
+) -> tuple[pl.DataFrame, pl.DataFrame, Motion]:
+    """Draw all of a movie's truth but its contamination; arguments as for `draw_movie`.
+
+    Returns:
+        The movie's row, all particles wherever they lie, and the motion.
     """
     field = config.field
     rng = item_generator(field.seed, _MOTION_KEY, index)
@@ -119,11 +155,6 @@ def draw_movie(config: MovieConfig, index: int, diameter_angst: float) -> MovieT
     micrograph, particles = draw_micrograph(field, index, diameter_angst)
     if rng.uniform() < config.empty_probability:
         particles = particles.clear()
-    contamination = contamination_of(field, index)
-    covered = np.zeros(particles.height, np.uint8)
-    if contamination is not None and particles.height:
-        x, y = (particles[f"coord_{axis}_angst"].to_numpy() for axis in "xy")
-        covered = label_at(contamination.mask, x, y, pixel)
     stored = -motion.whole_angst
     micrograph = micrograph.with_columns(
         frame_shift_x_angst=pl.Series([stored[:, 0].tolist()], dtype=pl.List(pl.Float64)),
@@ -131,10 +162,7 @@ def draw_movie(config: MovieConfig, index: int, diameter_angst: float) -> MovieT
         travel_angst=pl.lit(motion.travel_angst()),
         largest_frame_shift_angst=pl.lit(motion.largest_step_angst()),
     )
-    clean, on_dirt = (pl.Series(covered == 0), pl.Series((covered > 0) & (covered < 4)))
-    return MovieTruth(
-        micrograph, particles.filter(clean), particles.filter(on_dirt), motion, contamination
-    )
+    return micrograph, particles, motion
 
 
 def detector_of(config: MovieConfig) -> Detector:
