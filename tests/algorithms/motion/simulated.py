@@ -41,7 +41,7 @@ def scene(size, rng, contrast):
     return scipy.fft.irfft2(fine, s=(2 * n, 2 * n)) * 4.0
 
 
-def moving_movie(size, path, *, local=None, counts=1.44, contrast=0.1, seed=0, dtype=np.uint8):
+def moving_movie(size, path, *, local=None, counts=1.44, contrast=0.1, seed=0, gain=1.0):
     """Make a movie whose features lie at p + path[f] + local(u, v, f) in frame f.
 
     `local` gets places from -0.5 to 0.5 and returns x and y displacements in pixels.
@@ -49,14 +49,14 @@ def moving_movie(size, path, *, local=None, counts=1.44, contrast=0.1, seed=0, d
     rng = np.random.default_rng(seed)
     field = spline_filter(scene(size, rng, contrast), order=3)
     v, u = np.mgrid[:size, :size] / size - 0.5
-    frames = np.empty((len(path), size, size), dtype)
+    frames = np.empty((len(path), size, size), np.uint8)
     for f, (x, y) in enumerate(path):
         dx, dy = (0.0, 0.0) if local is None else local(u, v, f)
         rows = (np.arange(size)[:, None] - y - dy + PAD) * 2
         columns = (np.arange(size)[None] - x - dx + PAD) * 2
         rows, columns = np.broadcast_arrays(rows, columns)
         image = map_coordinates(field, [rows, columns], order=3, prefilter=False)
-        frames[f] = rng.poisson(np.maximum(counts * (1.0 + image), 0.0))
+        frames[f] = rng.poisson(np.maximum(counts * (1.0 + image) / gain, 0.0))
     return ArrayMovie(frames)
 
 
