@@ -100,7 +100,24 @@ def test_two_pixel_sizes_are_refused(tmp_path):
     )
     rows = data.rows().with_columns(optics_group=pl.Series([1, 1, 2, 2]))
     data = make_dataset(PARTICLES, rows, root=tmp_path, optics=two)
-    with pytest.raises(PortError, match="2 pixel sizes, 1 to 3 Å"):
+    with pytest.raises(PortError, match="2 pixel sizes, 1 to 3 Å, in pixel_size_angst"):
+        read_stack(data, needed_by="test")
+
+
+def test_two_box_sizes_are_refused(tmp_path):
+    small = _particles(tmp_path, _noise(4), [0] * 4)
+    write_mrc(tmp_path / "large.mrcs", np.zeros((2, 48, 48), np.float32), 3.0, is_stack=True)
+    two = small.optics.vstack(
+        small.optics.with_columns(optics_group=pl.lit(2, pl.Int64), box_px=pl.lit(48, pl.Int64))
+    )
+    path = small.rows()["image_path"][0]
+    rows = small.rows().with_columns(
+        optics_group=pl.Series([1, 1, 2, 2]),
+        image_path=pl.Series([path, path, "large.mrcs", "large.mrcs"]),
+        image_slice=pl.Series([0, 1, 0, 1]),
+    )
+    data = make_dataset(PARTICLES, rows, root=tmp_path, optics=two)
+    with pytest.raises(PortError, match=r"2 box sizes, \d+ to 48 px: box_px differs .* \[1, 2\]"):
         read_stack(data, needed_by="test")
 
 

@@ -97,7 +97,8 @@ def read_stack(data: DataSet, *, extra: tuple[str, ...] = (), needed_by: str) ->
     sizes = sorted(rows["pixel_size_angst"].unique().to_list())
     if len(sizes) > 1:
         raise PortError(
-            f"{data.name} has {len(sizes)} pixel sizes, {sizes[0]:g} to {sizes[-1]:g} Å",
+            f"{data.name} has {len(sizes)} pixel sizes, {sizes[0]:g} to {sizes[-1]:g} Å, in "
+            "pixel_size_angst of its optics groups",
             f"{needed_by} takes particles of one pixel size; extract them so",
         )
     groups = noise_groups(data)
@@ -105,20 +106,31 @@ def read_stack(data: DataSet, *, extra: tuple[str, ...] = (), needed_by: str) ->
     return ParticleStack(
         rows=rows,
         n_groups=int(groups["noise_group"].n_unique()),
-        box_px=_box(data, rows),
+        box_px=_box(data, rows, needed_by),
         pixel_size_angst=float(sizes[0]),
     )
 
 
-def _box(data: DataSet, rows: pl.DataFrame) -> int:
-    first = rows.row(0, named=True)
-    images = ImageRows([data.path(first["image_path"])], [first["image_slice"]])
-    _, height, width = images.shape
-    if height != width:
-        raise FormatError(
-            f"particles must be square: got {width} x {height} in {first['image_path']!r}"
+def _box(data: DataSet, rows: pl.DataFrame, needed_by: str) -> int:
+    """Look at one image of each optics group; the others are checked as they are read."""
+    firsts = rows.unique("optics_group", keep="first", maintain_order=True)
+    boxes = {}
+    for first in firsts.iter_rows(named=True):
+        images = ImageRows([data.path(first["image_path"])], [first["image_slice"]])
+        _, height, width = images.shape
+        if height != width:
+            raise FormatError(
+                f"particles must be square: got {width} x {height} in {first['image_path']!r}"
+            )
+        boxes[first["optics_group"]] = height
+    sizes = sorted(set(boxes.values()))
+    if len(sizes) > 1:
+        raise PortError(
+            f"{data.name} has {len(sizes)} box sizes, {sizes[0]} to {sizes[-1]} px: box_px "
+            f"differs between its optics groups {sorted(boxes)}",
+            f"{needed_by} takes particles of one box size; extract them so",
         )
-    return height
+    return sizes[0]
 
 
 def noise_groups(data: DataSet) -> pl.DataFrame:
