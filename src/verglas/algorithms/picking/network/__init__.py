@@ -1,0 +1,1 @@
+"""Find particles with a small fully convolutional network."""
