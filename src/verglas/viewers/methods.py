@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from verglas.core.units import ANGST_PER_UM
+from verglas.viewers._methods_motion import MOTION_SENTENCES
 from verglas.viewers._methods_picking import PICKING_SENTENCES
 from verglas.viewers._methods_sets import SET_SENTENCES
 from verglas.viewers.page import Reference
@@ -19,7 +20,7 @@ __all__ = ["MethodStep", "write_methods"]
 
 _DOI = re.compile(r"(?:doi:|https?://(?:dx\.)?doi\.org/)\s*(\S+)", re.IGNORECASE)
 _STAGES = (
-    ("micrographs.", "coordinates.", "simulate."),
+    ("micrographs.", "ctf.", "coordinates.", "simulate."),
     ("particles.", "classes2d."),
     ("volumes.",),
 )
@@ -113,7 +114,7 @@ def _sentences(step: MethodStep) -> str:
 def _cited(text: str, step: MethodStep, references: dict[str, Reference]) -> str:
     """Put the numbers of a step's references before the last full stop of its sentences."""
     numbers = []
-    for citation in step.citations:
+    for citation in _relevant(step):
         found = _DOI.search(citation)
         doi = found[1].rstrip(".,;") if found else ""
         name = _DOI.sub("", citation).strip(" ,;.")
@@ -160,6 +161,7 @@ def _estimate_ctf(step: MethodStep) -> str:
     kept, put_aside = step.n_out("micrographs"), step.n_out("rejected")
     text = (
         "The contrast transfer function of each micrograph was estimated from its power spectrum"
+        f"{_CTF_METHODS.get(str(step.params.get('method')), ('', ()))[0]}"
         f"{step.text(' between {} and {}', 'min_res_angst', 'max_res_angst')}"
         f"{_micrometres(step, 'min_defocus_angst', 'max_defocus_angst')}."
     )
@@ -172,6 +174,40 @@ def _estimate_ctf(step: MethodStep) -> str:
     return text
 
 
+_CTF_METHODS = {
+    "likelihood": (" by maximum likelihood", ("Rohou", "Zhang", "Whittle")),
+    "correlation": (" by correlation with its amplitude", ("Rohou", "Elferich")),
+    "equiphase": (" by averages along equal phase", ("Zhang",)),
+    "parametric": (" by a parametric model of noise and envelope", ("Zhang", "Sorzano")),
+}
+"""What a method is called, and whose papers it rests on."""
+
+
+def _relevant(step: MethodStep) -> Sequence[str]:
+    """Leave out papers on methods that a job did not use."""
+    known = _CTF_METHODS.get(str(step.params.get("method")))
+    if known is None or step.protocol != "micrographs.estimate_ctf":
+        return step.citations
+    return [text for text in step.citations if text.startswith(known[1])]
+
+
+def _ctf_consensus(step: MethodStep) -> str:
+    kept, put_aside = step.n_out("micrographs"), step.n_out("rejected")
+    how = (
+        "averaged by inverse variance" if step.get("average") else "represented by the best of them"
+    )
+    text = (
+        "Several estimates of the contrast transfer function were compared by the resolution at"
+        " which their phases differ by 90 degrees, and those that agree"
+        f"{step.text(' to {} or finer', 'max_agreement_res_angst')} were {how}."
+    )
+    if kept is not None:
+        median = step.text(" (median agreement {})", "median_agreement_res_angst")
+        of_all = f" of {kept + put_aside}" if put_aside is not None else ""
+        text += f" {kept}{of_all} micrographs were kept{median}."
+    return text
+
+
 def _pick_log(step: MethodStep) -> str:
     n = step.n_out("coordinates")
     found = f"{count_text(n, 'particles')} were" if n is not None else "Particles were"
@@ -180,6 +216,31 @@ def _pick_log(step: MethodStep) -> str:
         f"{step.text(' (largest diameter {})', 'diameter_angst')} by a Laplacian of Gaussian"
         f"{step.text(', refined by averages of the picks in {} rounds', 'n_rounds')}."
     )
+
+
+def _pick_network(step: MethodStep) -> str:
+    n = step.n_out("coordinates")
+    found = f"{count_text(n, 'particles')} were" if n is not None else "Particles were"
+    trained = (
+        "trained on picks of these data" if "model" in step.items_in else "never shown real data"
+    )
+    return (
+        f"{found} picked{step.text(' (largest diameter {})', 'diameter_angst')} by a fully"
+        f" convolutional network that was pretrained on simulated fields of random shapes and"
+        f" {trained}{step.text(', at a probability of at least {}', 'threshold')}."
+    )
+
+
+def _train_picker(step: MethodStep) -> str:
+    n, held = step.get("n_trained"), step.get("n_held_out")
+    recall = step.get("held_out_recall")
+    text = "The network was trained further on "
+    text += f"{count_text(int(n), 'particles')} picked here" if n is not None else "picks"
+    how = "" if step.get("picks_are_complete") else ", unpicked places counting as unlabelled"
+    text += f"{how}; training stopped by micrographs held back"
+    if recall is not None and held is not None:
+        text += f", of whose {held} picks it finds {100 * float(recall):.0f} %"
+    return f"{text}."
 
 
 def _extract(step: MethodStep) -> str:
@@ -294,7 +355,10 @@ _SENTENCES: dict[str, Callable[[MethodStep], str]] = {
     "micrographs.simulate": _simulate,
     "particles.simulate": _simulate,
     "micrographs.estimate_ctf": _estimate_ctf,
+    "ctf.consensus": _ctf_consensus,
     "micrographs.pick_log": _pick_log,
+    "micrographs.pick_network": _pick_network,
+    "micrographs.train_picker": _train_picker,
     "coordinates.import": _import_other,
     "particles.import": _import_other,
     "volumes.import": _import_other,
@@ -306,6 +370,7 @@ _SENTENCES: dict[str, Callable[[MethodStep], str]] = {
     "volumes.postprocess": _postprocess,
     "volumes.fsc": _fsc,
     "volumes.from_atoms": _from_atoms,
+    **MOTION_SENTENCES,
     **PICKING_SENTENCES,
     **SET_SENTENCES,
 }
