@@ -8,6 +8,7 @@ from verglas.model import (
     MASKS,
     MICROGRAPHS,
     MODELS,
+    MOVIES,
     PARTICLES,
     VOLUMES,
 )
@@ -28,12 +29,15 @@ from verglas.sdk.viewer import (
 __all__ = [
     "ATOMS_VIEWER",
     "CLASSES_VIEWER",
+    "CONSENSUS_VIEWER",
     "COORDINATES_VIEWER",
     "CTF_VIEWER",
     "CURVES_VIEWER",
+    "GAIN_VIEWER",
     "MASKS_VIEWER",
     "MICROGRAPHS_VIEWER",
     "MODELS_VIEWER",
+    "MOTION_VIEWER",
     "PARTICLES_VIEWER",
     "POSE2D_VIEWER",
     "POSE3D_VIEWER",
@@ -41,6 +45,22 @@ __all__ = [
 ]
 
 MICROGRAPHS_VIEWER = viewer("micrographs.images", MICROGRAPHS, [Gallery(caption=("label",))])
+
+MOTION_VIEWER = viewer(
+    "micrographs.motion",
+    MICROGRAPHS,
+    [
+        Image("motion_picture_path"),
+        Image("motion_spectrum_path"),
+        Histogram("travel_angst"),
+        Histogram("local_motion_angst"),
+        Scatter("travel_angst", "motion_error_angst"),
+        Gallery(caption=("travel_angst",), sort_by="travel_angst"),
+    ],
+    needs=("frame_shifts",),
+)
+
+GAIN_VIEWER = viewer("movies.gain", MOVIES, [Image("gain_picture_path")], needs=("gain",))
 
 CTF_VIEWER = viewer(
     "micrographs.ctf",
@@ -53,6 +73,19 @@ CTF_VIEWER = viewer(
         Gallery("spectrum_path", caption=("fit_res_angst",), sort_by="fit_res_angst"),
     ],
     needs=("ctf", "ctf_fit"),
+)
+
+CONSENSUS_VIEWER = viewer(
+    "micrographs.ctf_consensus",
+    MICROGRAPHS,
+    [
+        Histogram("agreement_res_angst"),
+        Scatter("defocus_u_angst", "agreement_res_angst"),
+        Scatter("defocus_u_angst", "defocus_v_angst"),
+        Histogram("n_agreeing"),
+        Gallery("spectrum_path", caption=("agreement_res_angst",), sort_by="agreement_res_angst"),
+    ],
+    needs=("ctf", "ctf_agreement", "image"),
 )
 
 COORDINATES_VIEWER = viewer("coordinates.picks", COORDINATES, [Picks(), Histogram("score")])
@@ -95,6 +128,7 @@ ATOMS_VIEWER = viewer("atoms.table", ATOMS, [Table(("label", "atoms_path"))])
 MODELS_VIEWER = viewer(
     "models.table",
     MODELS,
+    MOVIES,
     [
         Table(
             ("label", "n_trained", "n_held_out", "n_epochs", "start_recall", "held_out_recall"),

@@ -185,6 +185,7 @@ def _profile_signal(
         phase_offset=optics.contrast_phase + optics.quartic * square.square(),
         phase_terms=terms[:n_terms],
         precision=torch.zeros(n_terms, n_terms).to(square),
+        gain=torch.ones_like(square),
     )
 
 

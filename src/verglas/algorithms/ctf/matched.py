@@ -23,11 +23,12 @@ class Signal:
 
     Attributes:
         values: `[c]`, whitened signal.
-        weight: `[c]`, inverse variance.
+        weight: `[c]`, inverse variance, as it counts for rings.
         shell_end: `[s]`, one past the last cell of each shell.
         basis: `[s, m]`, smooth curves that make up the background and the height of the rings.
         phase_offset, phase_terms: `[c]` and `[p, c]`, chi and its derivatives, float64.
         precision: `[p, p]`, inverse covariance of the prior, whose mean is 0.
+        gain: `[s]`, of the weight over that for a smooth curve.
     """
 
     values: Tensor
@@ -37,6 +38,7 @@ class Signal:
     phase_offset: Tensor
     phase_terms: Tensor
     precision: Tensor
+    gain: Tensor
 
 
 @dataclass(frozen=True)
@@ -199,7 +201,7 @@ def trusted(signal: Signal, phase: Tensor, background: Tensor, height: Tensor) -
     misfit = signal.values - spread[0] + spread[1] * torch.cos(2.0 * phase).float()
     total = shell_sums(signal.weight, signal.shell_end).clamp(min=1e-12)
     excess = shell_sums(misfit * signal.weight, signal.shell_end).square() / total
-    factor = smooth_excess(excess)
+    factor = smooth_excess(excess / signal.gain)
     return replace(signal, weight=signal.weight / repeat_shells(factor, signal.shell_end))
 
 

@@ -61,6 +61,24 @@ def phase_terms(
     return offset, torch.stack([terms.get(name, zero) for name in names])
 
 
+def rings_per_step(
+    radius_per_angst: Tensor, optics: Optics, *, defocus_angst: float, step_per_angst: float
+) -> Tensor:
+    """Rings of the spectrum from one frequency to the next: `[s]`; a ring is pi of phase.
+
+    Args:
+        radius_per_angst: `[s]`.
+        optics: constants.
+        defocus_angst: mean.
+        step_per_angst: between frequencies.
+    """
+    k = radius_per_angst
+    slope = (
+        2.0 * math.pi * optics.wavelength_angst * defocus_angst * k + 4.0 * optics.quartic * k**3
+    )
+    return slope.abs() * (step_per_angst / math.pi)
+
+
 def pixel_phase(spectrum: TileSpectrum, optics: Optics, values: Mapping[str, float]) -> Tensor:
     """Phase chi of every pixel of a spectrum, radians."""
     offset, terms = phase_terms(spectrum.x_per_angst, spectrum.y_per_angst, optics, list(values))

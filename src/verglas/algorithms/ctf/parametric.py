@@ -15,10 +15,10 @@ from torch import Tensor
 
 from verglas.algorithms.ctf.cells import Cells, make_cells, repeat_shells, shell_sums
 from verglas.algorithms.ctf.matched import ring_evidence, smooth_excess
-from verglas.algorithms.ctf.optics import Optics, phase_terms, pixel_phase
+from verglas.algorithms.ctf.optics import Optics, phase_terms, pixel_phase, rings_per_step
 from verglas.algorithms.ctf.relative import prior_precision, relative_spectrum
 from verglas.algorithms.ctf.ring_fit import RingFit
-from verglas.algorithms.ctf.spectrum import TileSpectrum
+from verglas.algorithms.ctf.spectrum import TileSpectrum, ring_gain
 
 _FREEDOM = 5.0  # of Student's distribution, whose logarithm is the loss
 _N_STEPS = 25
@@ -48,7 +48,8 @@ class PsdProblem:
     Attributes:
         cells: grouping of pixels.
         values: `[c]`, log power over the mean, bias taken out.
-        weight: `[c]`, inverse variance.
+        weight: `[c]`, inverse variance, as it counts for rings.
+        gain: `[s]`, of the weight over that for a smooth curve.
         wavelength_angst: of the electrons.
         phase_offset, phase_terms: `[c]` and `[p, c]`, float64.
         precision, prior_mean: of all parameters, CTF first.
@@ -57,6 +58,7 @@ class PsdProblem:
     cells: Cells
     values: Tensor
     weight: Tensor
+    gain: Tensor
     wavelength_angst: float
     phase_offset: Tensor
     phase_terms: Tensor
@@ -150,12 +152,22 @@ def _climb(problem: PsdProblem, start: Tensor, free: Tensor) -> Tensor:
 
 
 def _prepare(
-    spectrum: TileSpectrum, optics: Optics, names: list[str], max_astigmatism_angst: float
+    spectrum: TileSpectrum,
+    optics: Optics,
+    initial: Mapping[str, float],
+    max_astigmatism_angst: float,
 ) -> PsdProblem:
     """Lay out the logarithm of the spectrum."""
-    cells = make_cells(spectrum)
+    cells, names = make_cells(spectrum), list(initial)
     offset, terms = phase_terms(spectrum.x_per_angst, spectrum.y_per_angst, optics, names)
     power = cells.mean(spectrum.power)
+    rings = rings_per_step(
+        cells.radius,
+        optics,
+        defocus_angst=initial["defocus"],
+        step_per_angst=spectrum.step_per_angst,
+    )
+    gain = ring_gain(rings)
     looks = (cells.count * spectrum.n_independent).clamp(min=0.2)
     values = (power / power.mean()).clamp(min=1e-9).log() - (torch.digamma(looks) - looks.log())
     width = torch.tensor([entry[2] for entry in _SHAPE_PRIOR], dtype=torch.float64)
@@ -167,7 +179,8 @@ def _prepare(
     return PsdProblem(
         cells=cells,
         values=values.float(),
-        weight=1.0 / torch.polygamma(1, looks).float(),
+        weight=cells.spread(gain) / torch.polygamma(1, looks).float(),
+        gain=gain,
         wavelength_angst=optics.wavelength_angst,
         phase_offset=cells.mean(offset),
         phase_terms=cells.mean(terms),
@@ -182,7 +195,7 @@ def _trusted(problem: PsdProblem, point: Tensor) -> PsdProblem:
     misfit = (problem.values - expected) * problem.weight
     end = problem.cells.shell_end
     total = shell_sums(problem.weight, end).clamp(min=1e-9)
-    factor = smooth_excess(shell_sums(misfit, end).square() / total)
+    factor = smooth_excess(shell_sums(misfit, end).square() / total / problem.gain)
     return replace(problem, weight=problem.weight / problem.cells.spread(factor))
 
 
@@ -206,7 +219,7 @@ def refine_parametric(
         doi:10.1016/S0304-3991(02)00433-4.
     """
     names = list(initial)
-    noise_only = _prepare(spectrum, optics, names, max_astigmatism_angst)
+    noise_only = _prepare(spectrum, optics, initial, max_astigmatism_angst)
     n = noise_only.n_ctf
     start = torch.tensor(list(initial.values())).to(noise_only.prior_mean)
     point = torch.cat([start, noise_only.prior_mean[n:]])

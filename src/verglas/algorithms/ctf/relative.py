@@ -9,8 +9,8 @@ from torch import Tensor
 
 from verglas.algorithms.ctf.cells import Cells, make_cells, radial_basis, shell_sums
 from verglas.algorithms.ctf.matched import Signal, ring_curves
-from verglas.algorithms.ctf.optics import Optics, phase_terms
-from verglas.algorithms.ctf.spectrum import TileSpectrum
+from verglas.algorithms.ctf.optics import Optics, phase_terms, rings_per_step
+from verglas.algorithms.ctf.spectrum import TileSpectrum, ring_gain
 
 _LEVEL_KNOT_PER_ANGST = 0.025
 _FIRST_ZEROS = 0.7
@@ -80,14 +80,22 @@ def relative_spectrum(
     cells, names = make_cells(spectrum), list(initial)
     offset, terms = phase_terms(spectrum.x_per_angst, spectrum.y_per_angst, optics, names)
     power = cells.mean(spectrum.power)
+    rings = rings_per_step(
+        cells.radius,
+        optics,
+        defocus_angst=initial["defocus"],
+        step_per_angst=spectrum.step_per_angst,
+    )
+    gain = ring_gain(rings)
     signal = Signal(
         values=power.float(),
-        weight=cells.count * spectrum.n_independent,
+        weight=cells.count * spectrum.n_independent * cells.spread(gain),
         shell_end=cells.shell_end,
         basis=radial_basis(cells.radius, knot_per_angst=knot_distance(initial["defocus"], optics)),
         phase_offset=cells.mean(offset),
         phase_terms=cells.mean(terms),
         precision=prior_precision(names, max_astigmatism_angst).to(offset.device),
+        gain=gain,
     )
     start = torch.tensor(list(initial.values())).to(offset)
     phase = signal.phase_offset + start @ signal.phase_terms

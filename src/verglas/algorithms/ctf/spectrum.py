@@ -18,6 +18,8 @@ from verglas.kernels.spectrum import tile_periodograms
 # 1.944 of them (per axis) carry the information of one (Welch 1967; Percival & Walden 1993).
 _HANN_OVERLAP_CORRELATION = 1.0 / 36.0
 _HANN_FREQUENCY_CORRELATION = 1.944
+# Squared correlation of values one and two frequencies apart.
+_HANN_NEIGHBOURS = (4.0 / 9.0, 1.0 / 36.0)
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,29 @@ def tile_spectrum(
         tile_power=tile_power / tile_power.mean(dim=1, keepdim=True),
         tile_centre_angst=centre.to(image.device)[used] * pixel_size_angst,
     )
+
+
+def ring_gain(turns_per_step: Tensor) -> Tensor:
+    """How many times more an oscillation tells than the independent values of a flat spectrum.
+
+    The window makes neighbouring values vary together, which hurts a sum over many of them, but
+    less a sum whose sign changes from one to the next, as that over narrow rings.
+
+    Args:
+        turns_per_step: `[s]`, turns of the oscillation from one frequency to the next.
+
+    Returns:
+        `[s]`, at least 1; mean over the directions of the oscillation.
+    """
+    angle = (torch.arange(8) + 0.5).to(turns_per_step) * (0.5 * torch.pi / 8)
+    turn = 2.0 * torch.pi * turns_per_step[:, None]
+    near, far = _HANN_NEIGHBOURS
+
+    def correlation(along: Tensor) -> Tensor:
+        return 1.0 + 2.0 * (near * torch.cos(along) + far * torch.cos(2.0 * along))
+
+    both = correlation(turn * angle.cos()) * correlation(turn * angle.sin())
+    return (_HANN_FREQUENCY_CORRELATION**2 / both.mean(dim=1)).clamp(min=1.0)
 
 
 def _tile_centres(grid: tuple[int, int], shape: tuple[int, int], tile: int) -> Tensor:

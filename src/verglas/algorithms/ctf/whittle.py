@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from verglas.algorithms.ctf.cells import shell_sums
+from verglas.algorithms.ctf.matched import smooth_excess
 from verglas.algorithms.ctf.optics import Optics, pixel_phase
 from verglas.algorithms.ctf.ring_fit import RingFit
 from verglas.algorithms.ctf.spectrum import TileSpectrum
@@ -61,12 +62,8 @@ def _overdispersion(problem: Problem, model: Model, n_independent: float) -> Ten
     """Weights that make shells with a systematic misfit count no more than they deserve."""
     count = shell_sums(problem.count, problem.shell_end)
     misfit = (problem.power * model.inverse - 1.0) * problem.count
-    excess = shell_sums(misfit, problem.shell_end)
-    variance = excess.square() * n_independent / count.clamp(min=1.0)
-    kernel = torch.ones(1, 1, 11).to(variance) / 11.0
-    padded = torch.nn.functional.pad(variance[None, None], (5, 5), mode="replicate")
-    smooth = torch.nn.functional.conv1d(padded, kernel)[0, 0]
-    return n_independent / smooth.clamp(min=1.0)
+    excess = shell_sums(misfit, problem.shell_end).square() * n_independent / count.clamp(min=1.0)
+    return n_independent * problem.gain / smooth_excess(excess)
 
 
 def _ringless_objective(problem: Problem, curves: Tensor) -> float:
@@ -113,7 +110,7 @@ def refine_likelihood(
         Whittle 1953, doi:10.1007/BF02590998.
     """
     m = len(initial)
-    problem, curves = prepare(spectrum, optics, list(initial), max_astigmatism_angst)
+    problem, curves = prepare(spectrum, optics, initial, max_astigmatism_angst)
     point = torch.cat([torch.tensor(list(initial.values())).to(curves), curves])
     free = torch.ones(len(point), dtype=torch.bool, device=point.device)
     curves_only = free.clone()

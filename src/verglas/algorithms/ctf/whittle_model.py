@@ -6,15 +6,15 @@ small cells of radius and direction, sorted by shell, so that every sum that a s
 difference of cumulative sums. Phases are averaged exactly, being linear in the parameters.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from verglas.algorithms.ctf.cells import make_cells, radial_basis, repeat_shells, shell_sums
-from verglas.algorithms.ctf.optics import Optics, phase_terms
-from verglas.algorithms.ctf.spectrum import TileSpectrum
+from verglas.algorithms.ctf.optics import Optics, phase_terms, rings_per_step
+from verglas.algorithms.ctf.spectrum import TileSpectrum, ring_gain
 
 # Width of the priors, wide enough not to matter where rings are seen: second difference of the
 # log splines from knot to knot, log envelope, half the astigmatism (Å), motion (Å^2).
@@ -40,7 +40,8 @@ class Problem:
         phase_offset, phase_terms: `[c]` and `[p, c]`, chi and its derivatives.
         motion_terms, half_square: `[p, c]` and `[c]`, see `_motion`.
         is_motion: `[p]`, 1 for parameters of motion.
-        weight: `[s]`, independent values that one pixel counts for.
+        weight: `[s]`, independent values that one pixel counts for, to rings.
+        gain: `[s]`, of these over those that count for a smooth curve.
         penalty, prior_mean: inverse covariance and centre of the prior of a point.
     """
 
@@ -57,6 +58,7 @@ class Problem:
     half_square: Tensor
     is_motion: Tensor
     weight: Tensor
+    gain: Tensor
     penalty: Tensor
     prior_mean: Tensor
 
@@ -114,16 +116,26 @@ def _log_mean_power(problem_power: Tensor, count: Tensor, end: Tensor, basis: Te
 
 
 def prepare(
-    spectrum: TileSpectrum, optics: Optics, names: Sequence[str], max_astigmatism_angst: float
+    spectrum: TileSpectrum,
+    optics: Optics,
+    initial: Mapping[str, float],
+    max_astigmatism_angst: float,
 ) -> tuple[Problem, Tensor]:
     """Lay out a refinement; also the start of the splines, b at the mean power and e below."""
-    cells = make_cells(spectrum)
+    cells, names = make_cells(spectrum), list(initial)
     count, end = cells.count, cells.shell_end
     basis = radial_basis(cells.radius)
     offset, terms = phase_terms(spectrum.x_per_angst, spectrum.y_per_angst, optics, names)
     unit = float(spectrum.power.mean())
     power = cells.mean(spectrum.power) / unit
     log_mean = _log_mean_power(power, count, end, basis)
+    rings = rings_per_step(
+        cells.radius,
+        optics,
+        defocus_angst=initial["defocus"],
+        step_per_angst=spectrum.step_per_angst,
+    )
+    gain = ring_gain(rings)
     is_motion = [float(name.startswith("motion")) for name in names]
     problem = Problem(
         names=tuple(names),
@@ -138,7 +150,8 @@ def prepare(
         motion_terms=cells.mean(_motion_terms(spectrum, names)).float(),
         half_square=cells.mean(0.5 * spectrum.radius_per_angst.square()).float(),
         is_motion=torch.tensor(is_motion).to(offset),
-        weight=torch.full_like(cells.radius, spectrum.n_independent),
+        weight=spectrum.n_independent * gain,
+        gain=gain,
         penalty=_penalty(names, basis.shape[1], max_astigmatism_angst).to(offset.device),
         prior_mean=torch.cat(
             [log_mean.new_zeros(len(names)), torch.zeros_like(log_mean), log_mean - 2.3]

@@ -275,6 +275,7 @@ def _check_optics(ctx: Context, fits: pl.DataFrame) -> None:
         "Zhang 2016, doi:10.1016/j.jsb.2015.11.003",
         "Whittle 1953, doi:10.1007/BF02590998",
         "Sorzano et al. 2007, doi:10.1016/j.jsb.2007.08.013",
+        "Elferich et al. 2024, doi:10.7554/eLife.97227",
     ),
 )
 def run(ctx: Context, params: CtfParams, inputs: Inputs) -> Outputs:

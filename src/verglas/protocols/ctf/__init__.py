@@ -1,0 +1,1 @@
+"""Compare estimates of the contrast transfer function."""
