@@ -7,18 +7,18 @@ images, are named and left out. The pixel size may be left empty where the heade
 where they disagree with what was given, a warning says so and the given value counts.
 """
 
-import glob
 from pathlib import Path
 
 import polars as pl
 
 from verglas.core.errors import FormatError, ParamsError, UserError
 from verglas.model import MICROGRAPHS, DataSet
+from verglas.protocols.importing._files import file_table, find_files, pixel_sizes
 from verglas.sdk import Context, Params, Ports, Task, param, port, protocol
 
 __all__ = ["ImportParams", "Inputs", "Outputs", "inspect_files", "run"]
 
-_TOLERANCE = 0.01  # relative difference of pixel sizes that is more than rounding
+_ID = "micrographs.import"
 _OPTICS = ("voltage_kv", "spherical_aberration_mm", "amplitude_contrast")
 
 
@@ -75,77 +75,8 @@ def inspect_files(rows: pl.DataFrame, task: Task) -> pl.DataFrame:
     return pl.DataFrame(found, schema=schema, orient="row")
 
 
-def _expand(ctx: Context, text: str) -> list[Path]:
-    """Find the files that a path, folder or pattern names, sorted."""
-    from verglas.io.images import IMAGE_SUFFIXES
-
-    for base in dict.fromkeys((ctx.root, Path.cwd())):
-        path = base / Path(text).expanduser()
-        if path.is_dir():
-            inside = sorted(path.iterdir())
-            return [file for file in inside if file.name.lower().endswith(IMAGE_SUFFIXES)]
-        if path.is_file():
-            return [path]
-        matches = sorted(glob.glob(str(path), recursive=True))
-        if matches:
-            return [Path(match) for match in matches]
-    return []
-
-
-def _list_files(ctx: Context, texts: list[str]) -> list[Path]:
-    files: dict[Path, None] = {}
-    for text in texts:
-        matches = _expand(ctx, text)
-        if not matches:
-            raise ParamsError(
-                f"micrographs.import files: nothing matches {text!r}",
-                f"relative paths start from {str(ctx.root)!r} or the current folder",
-            )
-        files.update(dict.fromkeys(matches))
-    return list(files)
-
-
-def _file_table(ctx: Context, files: list[Path]) -> pl.DataFrame:
-    """Paths with size and time, so that a changed file is looked at again."""
-    stats = [file.stat() for file in files]
-    return pl.DataFrame(
-        {
-            "item_id": range(len(files)),
-            "image_path": [ctx.relative(file) for file in files],
-            "n_bytes": [stat.st_size for stat in stats],
-            "changed_ns": [stat.st_mtime_ns for stat in stats],
-        },
-        schema_overrides={"item_id": pl.Int64},
-    )
-
-
-def _pixel_sizes(ctx: Context, found: pl.DataFrame, given: float | None) -> pl.Series:
-    """Decide the pixel size of every image, warning where headers and parameter disagree."""
-    header = found["header_angst"]
-    if given is None:
-        if header.null_count():
-            raise ParamsError(
-                f"micrographs.import needs pixel_size_angst: {header.null_count()} of "
-                f"{len(header)} files do not give it"
-            )
-        sizes = sorted(set(header.round(5).to_list()))
-        if len(sizes) > 1:
-            ctx.warn(
-                f"pixel sizes in the headers differ, {sizes[0]:.4f} to {sizes[-1]:.4f} Å: "
-                "each makes its own optics group"
-            )
-        return header.round(5)
-    wrong = header.drop_nulls().filter((header.drop_nulls() / given - 1.0).abs() > _TOLERANCE)
-    if len(wrong):
-        ctx.warn(
-            f"{len(wrong)} of {len(header)} headers give another pixel size, as {wrong[0]:.4f} Å: "
-            f"{given:g} Å is used as given"
-        )
-    return pl.Series([given] * len(header), dtype=pl.Float64)
-
-
 def _import_images(ctx: Context, files: list[Path], params: ImportParams) -> DataSet:
-    table = _file_table(ctx, files)
+    table = file_table(ctx, files)
     found = ctx.map(inspect_files, table, chunk=500)
     if not found.height:
         raise UserError(
@@ -153,7 +84,7 @@ def _import_images(ctx: Context, files: list[Path], params: ImportParams) -> Dat
             "copy the files again, or choose others",
         )
     rows = table.join(found, on="item_id", how="inner", maintain_order="left")
-    sizes = _pixel_sizes(ctx, rows, params.pixel_size_angst)
+    sizes = pixel_sizes(ctx, rows["header_angst"], params.pixel_size_angst, _ID)
     rows = rows.with_columns(pixel_size_angst=sizes)
     optics = rows.select("pixel_size_angst").unique(maintain_order=True)
     optics = optics.with_columns(
@@ -216,10 +147,12 @@ def _import_star(ctx: Context, star: Path, params: ImportParams) -> DataSet:
     return ctx.dataset(MICROGRAPHS, rows, optics=optics)
 
 
-@protocol("micrographs.import", version=1, label="Import micrographs")
+@protocol(_ID, version=1, label="Import micrographs")
 def run(ctx: Context, params: ImportParams, inputs: Inputs) -> Outputs:
     """Find the files, look at each, and make one table of those that can be used."""
-    files = _list_files(ctx, params.files)
+    from verglas.io.images import IMAGE_SUFFIXES
+
+    files = find_files(ctx, params.files, IMAGE_SUFFIXES, _ID)
     stars = [file for file in files if file.suffix.lower() == ".star"]
     if stars and len(files) > 1:
         raise ParamsError(
