@@ -74,16 +74,19 @@ TRAITS: dict[str, Trait] = {
             "gain",
             ("gain_path",),
             "A gain reference belongs to the frames.",
+            ("movies.estimate_gain",),
         ),
         Trait(
             "frame_shifts",
             ("frame_shift_x_angst", "frame_shift_y_angst", "travel_angst"),
             "The motion of the frames is known.",
+            ("movies.align",),
         ),
         Trait(
             "half_images",
             ("odd_image_path", "even_image_path"),
             "Each image has two sums of independent frames.",
+            ("movies.align",),
         ),
         Trait(
             "ctf",

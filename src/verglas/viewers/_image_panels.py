@@ -17,6 +17,7 @@ from verglas.viewers.scene import Scene, broken_limits, chosen_row, read_image, 
 from verglas.viewers.spectra import rings_picture, rings_tile
 from verglas.viewers.words import count_text, quantity_text, title_of
 
+_DRAWN = ("motion_picture_path", "motion_spectrum_path", "gain_picture_path")
 FRAMED_KINDS = ("classes2d", "volumes")
 """Kinds of which a selection is shown among what it was selected from."""
 
@@ -161,7 +162,7 @@ def draw_image(panel: Image, scene: Scene, name: str) -> list[Picture | Missing]
     if panel.image == "spectrum_path":
         return [_rings(image, row, name, title)]
     pixel = float(row.get("pixel_size_angst") or 0.0)
-    if pixel > 0:
+    if pixel > 0 and panel.image not in _DRAWN:
         return [micrograph_picture(image, name, pixel_size_angst=pixel, title=title)]
     picture = grey_picture(shrink(image, 500)[0])
     return [from_image(picture, name, alt=f"Image of {title}", caption=title)]

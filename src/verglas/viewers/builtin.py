@@ -128,7 +128,6 @@ ATOMS_VIEWER = viewer("atoms.table", ATOMS, [Table(("label", "atoms_path"))])
 MODELS_VIEWER = viewer(
     "models.table",
     MODELS,
-    MOVIES,
     [
         Table(
             ("label", "n_trained", "n_held_out", "n_epochs", "start_recall", "held_out_recall"),
