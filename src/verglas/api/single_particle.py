@@ -6,13 +6,14 @@ template like any other (`verglas.api.template`). Light to import: the help page
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from verglas.api.steps import Step, make_template
 from verglas.core.errors import ParamsError
 
-__all__ = ["STEPS", "Settings", "Step", "quantities", "single_particle_template"]
+__all__ = ["STEPS", "Settings", "quantities", "single_particle_template"]
 
 BOX_OVER_DIAMETER = 1.8
 """The CTF spreads a particle by wavelength x defocus / resolution, 56 Å at 300 kV, 2 µm and 7 Å;
@@ -48,29 +49,6 @@ class Settings:
     simulate: Mapping[str, Any] | None = None
 
 
-@dataclass(frozen=True)
-class Step:
-    """One job of the workflow.
-
-    Attributes:
-        name: by which `--set` and links call it.
-        protocol: id.
-        does: in a few words, for the help page.
-        inputs: for each port the output of an earlier step.
-        takes: for each parameter the name of a quantity.
-        only: `real`, `simulated` or `atoms` where the step belongs to some workflows only.
-        advice: what to do when the step gives nothing.
-    """
-
-    name: str
-    protocol: str
-    does: str
-    inputs: Mapping[str, str] = field(default_factory=dict)
-    takes: Mapping[str, str] = field(default_factory=dict)
-    only: str = ""
-    advice: str = ""
-
-
 _OPTICS = ("pixel_size_angst", "voltage_kv", "spherical_aberration_mm", "amplitude_contrast")
 
 STEPS: tuple[Step, ...] = (
@@ -79,14 +57,14 @@ STEPS: tuple[Step, ...] = (
         "micrographs.import",
         "take in the micrographs",
         takes={name: name for name in ("files", *_OPTICS)},
-        only="real",
+        only=("real",),
     ),
     Step(
         "simulate",
         "micrographs.simulate",
         "make micrographs with known truth",
         takes={name: name for name in _OPTICS},
-        only="simulated",
+        only=("simulated",),
     ),
     Step(
         "ctf",
@@ -154,14 +132,14 @@ STEPS: tuple[Step, ...] = (
         "compare the map with the atomic model",
         {"volumes": "postprocess.volumes"},
         {"atoms": "atoms"},
-        only="atoms",
+        only=("atoms",),
     ),
     Step(
         "truth",
         "volumes.fsc",
         "compare the map with the true one",
         {"volumes": "postprocess.volumes", "reference": "simulate.volume"},
-        only="simulated",
+        only=("simulated",),
     ),
 )
 
@@ -196,27 +174,14 @@ def single_particle_template(settings: Settings) -> dict[str, Any]:
         ParamsError: the point group has no name that is known; the steps that use it come late.
     """
     _check_symmetry(settings.symmetry)
-    wanted = {"", "real" if settings.simulate is None else "simulated"}
+    is_simulated = settings.simulate is not None
+    circumstances = {"simulated" if is_simulated else "real"}
     if settings.atoms is not None:
-        wanted.add("atoms")
-    steps = [step for step in STEPS if step.only in wanted]
-    known = quantities(settings)
-    source = steps[0].name
-    nodes = []
-    for step in steps:
-        params = {name: known[quantity] for name, quantity in step.takes.items()}
-        if step.name == "simulate":
-            params = {**params, **(settings.simulate or {})}
-        links = {
-            port: [link.replace("source.", f"{source}.")] for port, link in step.inputs.items()
-        }
-        nodes.append(
-            {
-                "name": step.name,
-                "protocol": step.protocol,
-                "version": 1,
-                "params": params,
-                "inputs": links,
-            }
-        )
-    return {"format": 1, "name": "single particles", "nodes": nodes}
+        circumstances.add("atoms")
+    return make_template(
+        "single particles",
+        STEPS,
+        quantities(settings),
+        circumstances=frozenset(circumstances),
+        changes={"simulate": settings.simulate or {}},
+    )

@@ -44,9 +44,9 @@ def _steps_help() -> str:
     known = quantities(Settings(pixel_size_angst=1.0, diameter_angst=100.0))
     lines = []
     for step in STEPS:
-        if step.only == "simulated":
+        if "simulated" in step.only:
             continue
-        when = " (with --atoms)" if step.only == "atoms" else ""
+        when = " (with --atoms)" if "atoms" in step.only else ""
         lines.append(f"{step.name}: {step.does}{when} [{step.protocol}]")
     box = known["box_angst"] / 100
     return (
