@@ -10,6 +10,7 @@ exact Gaussian log-likelihood up to a constant of the image, without any further
 Finer grids are scored on the children of the significant poses only; see `ladder.py`.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +28,8 @@ __all__ = [
     "scores_of_bank",
     "shift_grid",
 ]
+
+_LOG2_E = 1 / math.log(2)
 
 
 def shift_grid(range_angst: float, step_angst: float) -> Tensor:
@@ -77,7 +80,8 @@ class Posterior:
         if temperature != 1.0:
             flat.div_(temperature)
         best, where = flat.max(dim=1)
-        flat.sub_(best[:, None]).exp_()
+        # `exp` of numbers that leave the range of float32 takes 20 ns each, `exp2` 0.3
+        flat.sub_(best[:, None]).mul_(_LOG2_E).exp2_()
         total = scores.sum(1).sum(1, dtype=torch.float64)
         return Posterior(
             likelihood=scores,

@@ -59,33 +59,43 @@ class Found:
 
 
 def find_map(ctx: Context, race: Race) -> Found:
-    """Run rounds of starts until two agree, take the best two to the end, and choose.
+    """Run rounds of starts until two finished maps agree, and return the likelier.
 
     Args:
         ctx: of the job.
         race: what to run.
     """
-    opened: dict[int, Candidate] = {}
-    n_starts, partner = 0, None
-    while n_starts < race.n_searches * race.max_rounds and partner is None:
-        seeds = [1000 * ctx.seed + n_starts + i for i in range(race.n_searches)]
-        n_starts += len(seeds)
-        ctx.progress(0, 3, f"{n_starts} starts")
-        passed = _heats(ctx, race, seeds)
-        ctx.progress(1, 3, f"{len(passed)} finals")
-        for leg in (Leg.OPEN, Leg.REOPEN):
-            opened = _by_evidence(opened | _finals(ctx, race, passed, leg))
-            partner = _partner(ctx, race.config, opened)
-            if partner is not None:
-                break
-            passed = {seed: opened[seed] for seed in passed}
-    best, *others = opened
-    pair = [best, *others[:1]] if partner is None else [best, partner]
-    ctx.progress(2, 3, "best two")
-    settled = _finals(ctx, race, {seed: opened[seed] for seed in pair}, Leg.SETTLE)
-    ranked = list(_by_evidence(settled).values())
-    agreement = _agreement(race.config, *ranked) if len(ranked) > 1 else 0.0
-    return Found(ranked[0], agreement, n_starts)
+    known: dict[int, Candidate] = {}
+    for n in range(1, race.max_rounds + 1):
+        ctx.progress(n - 1, race.max_rounds, f"round {n} of at most {race.max_rounds}")
+        first = 1000 * ctx.seed + (n - 1) * race.n_searches
+        passed = _heats(ctx, race, range(first, first + race.n_searches))
+        known, partner = _open(ctx, race, known, passed)
+        if partner is None and n < race.max_rounds:
+            continue
+        best, *others = known
+        pair = [best, *others[:1]] if partner is None else [best, partner]
+        settled = _finals(ctx, race, {seed: known[seed] for seed in pair}, Leg.SETTLE)
+        settled = _by_evidence(settled)
+        agreement = _agreement(race.config, *settled.values()) if len(settled) > 1 else 0.0
+        if agreement >= SURE:
+            break
+        known |= settled
+    return Found(next(iter(settled.values())), agreement, n * race.n_searches)
+
+
+def _open(
+    ctx: Context, race: Race, known: "dict[int, Candidate]", passed: "dict[int, Candidate]"
+) -> "tuple[dict[int, Candidate], int | None]":
+    """Open finalists; return all that are known by evidence, and who confirms the likeliest."""
+    for leg in (Leg.OPEN, Leg.REOPEN):
+        opened = _finals(ctx, race, passed, leg)
+        known = _by_evidence(known | opened)
+        partner = _partner(ctx, race.config, known)
+        if partner is not None:
+            return known, partner
+        passed = opened
+    return known, None
 
 
 def _by_evidence(candidates: "Mapping[int, Candidate]") -> "dict[int, Candidate]":
