@@ -310,7 +310,6 @@ def _movie_columns(params: SimulateParams, references: dict[str, str]) -> list[p
         "n_frames": params.n_frames,
         "first_frame": 0,
         "last_frame": last,
-        "image_slice": 0,
         "frame_dose_e_per_angst2": params.frame_dose_e_per_angst2,
         "pre_exposure_e_per_angst2": params.pre_exposure_e_per_angst2,
         **references,
