@@ -25,7 +25,16 @@ from verglas.algorithms.em.search import Posterior, Profile, posterior_of_bank, 
 from verglas.algorithms.views import Views
 from verglas.kernels.slices import insert_slices
 
-__all__ = ["Level", "Poses", "References", "Search", "expect", "expect_nearby", "scatter"]
+__all__ = [
+    "Level",
+    "Poses",
+    "References",
+    "Search",
+    "expect",
+    "expect_from",
+    "expect_nearby",
+    "scatter",
+]
 
 _BLOCK = 256  # views in the continuous stage at a time
 _TOP_ROWS = 24
@@ -149,7 +158,6 @@ def expect_nearby(
     Returns:
         The pose of each view and the sums.
     """
-    sums = _empty_sums(references, n_groups, search.radius)
     b = len(views)
     starts = Starts(
         view=torch.arange(b),
@@ -157,6 +165,25 @@ def expect_nearby(
         rotations_ref_to_img=rotations_ref_to_img.double().clone(),
         shifts_angst=shifts_angst.double().clone(),
     )
+    return expect_from(views, references, search, starts, n_groups=n_groups)
+
+
+def expect_from(
+    views: Views, references: References, search: Search, starts: Starts, *, n_groups: int
+) -> tuple[Poses, Sums]:
+    """Climb from given starts, without a grid, and add up the expectations.
+
+    Args:
+        views: the images.
+        references: what to compare with.
+        search: with a continuous stage; its grids are not used.
+        starts: at least one for each view, sorted by view.
+        n_groups: number of noise groups in the whole data set.
+
+    Returns:
+        The pose of each view and the sums.
+    """
+    sums = _empty_sums(references, n_groups, search.radius)
     return _polished(views, references, starts, search, sums, _window(views, search)), sums
 
 

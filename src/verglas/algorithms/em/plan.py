@@ -7,17 +7,18 @@ were. Each is chosen from what the iteration before measured.
 """
 
 import math
+from typing import Protocol
 
 import torch
 
 from verglas.algorithms.em.expectation import Level, Search
 from verglas.algorithms.em.polish import Polish
-from verglas.algorithms.em.refine import RefineConfig, RefineState
+from verglas.algorithms.em.refine import RefineConfig
 from verglas.algorithms.em.search import shift_grid
 from verglas.kernels.so3 import orientation_grid, rotation_from_vector
 from verglas.kernels.symmetry import symmetry_operators
 
-__all__ = ["is_concentrated", "is_local", "plan"]
+__all__ = ["Progress", "is_concentrated", "is_local", "next_radius", "plan"]
 
 _COARSEST_STEP_DEG = 7.5
 _DENSE_ORDER = 3  # 7.5 degrees
@@ -31,7 +32,36 @@ _MOST_SEARCHES = 5
 _JUMPED = 0.02  # share of the particles
 
 
-def is_concentrated(state: RefineState) -> bool:
+class Progress(Protocol):
+    """What a plan is made from: the state of a refinement, or of a classification.
+
+    Attributes:
+        shell: last shell with signal.
+        iteration: number of iterations done.
+        step_deg: finest angular step of the last iteration.
+        effective_cells: median number of orientations that shared a view's posterior.
+        shift_prior_angst: standard deviation of shifts.
+        n_polished: iterations done that searched all orientations and had a continuous stage.
+        jumped: share of the particles whose pose jumped in the last iteration.
+    """
+
+    @property
+    def shell(self) -> int: ...  # noqa: D102
+    @property
+    def iteration(self) -> int: ...  # noqa: D102
+    @property
+    def step_deg(self) -> float: ...  # noqa: D102
+    @property
+    def effective_cells(self) -> float: ...  # noqa: D102
+    @property
+    def shift_prior_angst(self) -> float: ...  # noqa: D102
+    @property
+    def n_polished(self) -> int: ...  # noqa: D102
+    @property
+    def jumped(self) -> float: ...  # noqa: D102
+
+
+def is_concentrated(state: Progress) -> bool:
     """Tell whether posteriors filled, on the last grid, no more than a cube of 15 degrees.
 
     So much a few Gaussians can carry; what is broader needs the grid.
@@ -40,7 +70,7 @@ def is_concentrated(state: RefineState) -> bool:
     return state.n_polished > 0 or width_deg < _CONCENTRATED_DEG
 
 
-def is_local(state: RefineState) -> bool:
+def is_local(state: Progress) -> bool:
     """Tell whether the next iteration looks only in the vicinity of known poses.
 
     That is when particles no longer jump from one peak to another.
@@ -49,7 +79,7 @@ def is_local(state: RefineState) -> bool:
     return settled or state.n_polished >= _MOST_SEARCHES
 
 
-def plan(config: RefineConfig, state: RefineState, *, final: bool = False) -> Search:
+def plan(config: RefineConfig, state: Progress, *, final: bool = False) -> Search:
     """Choose the grids of the next iteration.
 
     The angular step is 0.75 d / D (d the resolution, D the diameter), the distance over
@@ -63,7 +93,7 @@ def plan(config: RefineConfig, state: RefineState, *, final: bool = False) -> Se
     Returns:
         The search; where `is_local`, only its continuous stage is used.
     """
-    radius = _radius(config, state, final=final)
+    radius = next_radius(config, state, final=final)
     polished = is_concentrated(state)
     first, last = _orders(config, state) if not polished else _orders_of_starts(config)
     levels = _levels(config, state, first, last, radius, polished=polished)
@@ -83,19 +113,19 @@ def plan(config: RefineConfig, state: RefineState, *, final: bool = False) -> Se
     )
 
 
-def _polish(state: RefineState, radius: int, first_radius: int) -> Polish:
+def _polish(state: Progress, radius: int, first_radius: int) -> Polish:
     score_radius = min(radius, state.shell + 1)
     return Polish(radius, score_radius, min(first_radius, score_radius))
 
 
-def _radius(config: RefineConfig, state: RefineState, *, final: bool) -> int:
+def next_radius(config: RefineConfig, state: Progress, *, final: bool = False) -> int:
     """Return the last shell used: somewhat beyond what is resolved."""
     margin = config.leaking_shells + 2
     beyond = math.ceil((1.4 if final else 1.25) * state.shell)
     return min(config.max_radius, max(state.shell + margin, beyond))
 
 
-def _orders(config: RefineConfig, state: RefineState) -> tuple[int, int]:
+def _orders(config: RefineConfig, state: Progress) -> tuple[int, int]:
     """Return the HEALPix orders of the dense and of the finest grid."""
     resolution = config.extent_angst / state.shell
     wanted = math.degrees(0.75 * resolution / config.diameter_angst)
@@ -110,7 +140,7 @@ def _orders_of_starts(config: RefineConfig) -> tuple[int, int]:
 
 
 def _levels(
-    config: RefineConfig, state: RefineState, first: int, last: int, radius: int, *, polished: bool
+    config: RefineConfig, state: Progress, first: int, last: int, radius: int, *, polished: bool
 ) -> list[Level]:
     resolution = config.extent_angst / state.shell
     levels: list[Level] = []

@@ -6,7 +6,7 @@ the start. Follows Scheres 2012 (doi:10.1016/j.jsb.2012.09.006) in the statistic
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -32,6 +32,7 @@ from verglas.kernels.so3 import pose_distance_deg
 from verglas.kernels.symmetry import symmetry_operators
 
 __all__ = [
+    "Learnt",
     "RefineConfig",
     "RefineState",
     "finished",
@@ -39,6 +40,7 @@ __all__ = [
     "half_maps",
     "initial_state",
     "jumped_share",
+    "learn",
     "references",
     "update",
 ]
@@ -337,8 +339,68 @@ def update(
         reconstruct(n, d, radius=radius, box=box, padding=config.padding, inverse_snr=inverse_snr)
         for n, d in pairs
     ]
+    learnt = learn(
+        list(sums.values()),
+        noise_power=state.noise_power,
+        scale=state.scale,
+        b_factor_angst2=state.b_factor_angst2,
+        extent_angst=config.extent_angst,
+        shell=shell,
+    )
+    improved = shell > state.shell or state.iteration == 0
+    return RefineState(
+        half_maps=torch.stack(maps) * mask,
+        noise_power=learnt.noise_power,
+        scale=learnt.scale,
+        b_factor_angst2=learnt.b_factor_angst2,
+        fsc=fsc,
+        radius=radius,
+        shell=shell,
+        step_deg=step_deg,
+        effective_cells=effective_cells,
+        shift_prior_angst=learnt.shift_prior_angst,
+        iteration=state.iteration + 1,
+        stalled=0 if improved or step_deg < state.step_deg else state.stalled + 1,
+        n_polished=state.n_polished + int(searched),
+        jumped=jumped,
+    )
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What an iteration teaches about the images.
+
+    Attributes:
+        noise_power: `[g, s]`.
+        scale, b_factor_angst2: `[g]`.
+        shift_prior_angst: standard deviation of shifts.
+    """
+
+    noise_power: Tensor
+    scale: Tensor
+    b_factor_angst2: Tensor
+    shift_prior_angst: float
+
+
+def learn(
+    sums: Sequence[Sums],
+    *,
+    noise_power: Tensor,
+    scale: Tensor,
+    b_factor_angst2: Tensor,
+    extent_angst: float,
+    shell: int,
+) -> Learnt:
+    """Learn noise, envelopes and shifts from the sums of all views.
+
+    Args:
+        sums: of both halves.
+        noise_power, scale, b_factor_angst2: used when they were made.
+        extent_angst: side of the box.
+        shell: last shell with signal.
+    """
     residual, count, cross, power, shifts = (
-        torch.stack([torch.as_tensor(getattr(s, name)) for s in sums.values()]).sum(0)
+        torch.stack([torch.as_tensor(getattr(s, name)) for s in sums]).sum(0)
         for name in (
             "residual_power",
             "residual_count",
@@ -349,26 +411,16 @@ def update(
     )
     square, n_views = shifts
     measured = math.sqrt(float(square) / max(float(n_views), 1.0))
-    coarse = config.extent_angst / shell / 8
-    scale, b_factor_angst2 = updated_envelope(
-        state.scale, state.b_factor_angst2, cross, power, extent_angst=config.extent_angst
+    new_scale, b_factor = updated_envelope(
+        scale, b_factor_angst2, cross, power, extent_angst=extent_angst
     )
-    improved = shell > state.shell or state.iteration == 0
-    return RefineState(
-        half_maps=torch.stack(maps) * mask,
-        noise_power=updated_noise(residual, count, state.noise_power),
-        scale=scale,
-        b_factor_angst2=b_factor_angst2,
-        fsc=fsc,
-        radius=radius,
-        shell=shell,
-        step_deg=step_deg,
-        effective_cells=effective_cells,
-        shift_prior_angst=max(math.hypot(measured, coarse), _MIN_SHIFT_PRIOR_ANGST),
-        iteration=state.iteration + 1,
-        stalled=0 if improved or step_deg < state.step_deg else state.stalled + 1,
-        n_polished=state.n_polished + int(searched),
-        jumped=jumped,
+    return Learnt(
+        noise_power=updated_noise(residual, count, noise_power),
+        scale=new_scale,
+        b_factor_angst2=b_factor,
+        shift_prior_angst=max(
+            math.hypot(measured, extent_angst / shell / 8), _MIN_SHIFT_PRIOR_ANGST
+        ),
     )
 
 

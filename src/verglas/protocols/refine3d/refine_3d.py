@@ -18,33 +18,30 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from verglas.core.errors import ParamsError, PortError
 from verglas.model import CURVES, PARTICLES, VOLUMES, DataSet
 from verglas.protocols._particles import ParticleStack, initial_noise, read_stack
 from verglas.protocols._poses import diameter_of, write_map
-from verglas.protocols.refine3d._refine_chunks import (
-    POSE_ANGLES,
-    POSE_SHIFTS,
-    calibrate,
-    expect_half,
+from verglas.protocols.refine3d._gold import (
+    expect_halves,
+    iterate_halves,
+    scaled_start,
+    with_poses,
+)
+from verglas.protocols.refine3d._halves import (
+    check_diameter,
+    parsed_symmetry,
+    reference_map,
+    with_halves,
 )
 from verglas.sdk import Context, Params, Ports, param, port, protocol
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    from verglas.algorithms.em.mstep import Sums
     from verglas.algorithms.em.refine import RefineConfig, RefineState
 
 __all__ = ["Inputs", "Outputs", "Refine3dParams", "run"]
 
-_FEWEST = 40
-_CHUNK = 2000
-_CALIBRATION_VIEWS = 200
 _PATTERN = ("item_id", "half_set")
-_FOUND = ("angle_rot_deg", "angle_tilt_deg", "angle_psi_deg", "shift_x_angst", "shift_y_angst")
+_ID = "particles.refine_3d"
 
 
 class Refine3dParams(Params):
@@ -85,45 +82,6 @@ class Outputs(Ports):
     curves: DataSet = port(CURVES)
 
 
-def _with_halves(stack: ParticleStack, seed: int) -> pl.DataFrame:
-    """Give every particle its half, once: those it has are kept."""
-    import numpy as np
-
-    rows = stack.rows
-    if rows.height < _FEWEST:
-        raise PortError(
-            f"particles.refine_3d needs at least {_FEWEST} particles for two halves: got "
-            f"{rows.height}",
-            "pick more, or loosen the selection",
-        )
-    if "half_set" in rows.columns and rows["half_set"].null_count() == 0:
-        if rows["half_set"].n_unique() != 2:
-            raise PortError(
-                "particles.refine_3d: all particles are in one half set",
-                "give both halves, or particles without a half_set column",
-            )
-        return rows
-    order = np.random.default_rng(seed).permutation(rows.height)
-    half = np.empty(rows.height, np.int8)
-    half[order] = np.arange(rows.height) % 2 + 1
-    return rows.with_columns(half_set=pl.Series(half))
-
-
-def _reference_map(ctx: Context, inputs: Inputs, config: "RefineConfig") -> "Tensor":
-    """Bring the first map of the reference onto the box of the particles."""
-    import torch
-
-    from verglas.algorithms.em.refine import fit_to_box
-    from verglas.io.mrc import read_mrc
-
-    row = inputs.reference.rows(with_optics=True).row(0, named=True)
-    array, header_pixel = read_mrc(ctx.path(row["image_path"]))
-    pixel = row.get("pixel_size_angst") or header_pixel
-    if pixel is None:
-        raise PortError("the reference has no pixel size", "import it with one")
-    return fit_to_box(torch.from_numpy(array), pixel_size_angst=float(pixel), config=config)
-
-
 def _start_resolution(params: Refine3dParams, reference: DataSet) -> float:
     if params.initial_low_pass_angst is not None:
         return params.initial_low_pass_angst
@@ -136,24 +94,15 @@ def _start_resolution(params: Refine3dParams, reference: DataSet) -> float:
 
 def _make_config(params: Refine3dParams, inputs: Inputs, stack: ParticleStack, seed: int) -> Any:
     from verglas.algorithms.em.refine import RefineConfig
-    from verglas.kernels.symmetry import parse_symmetry
 
     extent = stack.box_px * stack.pixel_size_angst
     diameter = diameter_of(params.diameter_angst, inputs.particles, extent)
-    if diameter > extent:
-        raise ParamsError(
-            f"diameter_angst must fit the box of {extent:.0f} Å: got {diameter:.0f}",
-            "extract with a larger box",
-        )
-    try:
-        symmetry = parse_symmetry(params.symmetry)
-    except ValueError as error:
-        raise ParamsError(str(error), "give a point group, as C1, D7 or O") from error
+    check_diameter(diameter, extent)
     return RefineConfig(
         box=stack.box_px,
         pixel_size_angst=stack.pixel_size_angst,
         diameter_angst=diameter,
-        symmetry=symmetry,
+        symmetry=parsed_symmetry(params.symmetry),
         initial_low_pass_angst=_start_resolution(params, inputs.reference),
         shift_range_angst=params.shift_range_angst,
         finest_step_deg=params.finest_step_deg,
@@ -163,130 +112,8 @@ def _make_config(params: Refine3dParams, inputs: Inputs, stack: ParticleStack, s
     )
 
 
-def _expect(
-    ctx: Context, rows: pl.DataFrame, config: "RefineConfig", state: "RefineState", *, final: bool
-) -> "tuple[pl.DataFrame, dict[int, Sums]]":
-    import numpy as np
-
-    from verglas.algorithms.em.mstep import Sums
-
-    arrays = {name: np.asarray(value) for name, value in state.to_arrays().items()}
-    found = ctx.accumulate(
-        expect_half,
-        rows,
-        chunk=_CHUNK,
-        by="half_set",
-        config=config,
-        state=ctx.put(arrays),
-        final=final,
-    )
-    return found.rows, {int(h) - 1: Sums.from_arrays(sums) for h, sums in found.sums.items()}
-
-
-def _start(
-    ctx: Context, rows: pl.DataFrame, inputs: Inputs, config: "RefineConfig", noise: "Tensor"
-) -> "RefineState":
-    """Low-pass the reference and bring it to the images' grey scale."""
-    import dataclasses
-
-    import numpy as np
-
-    from verglas.algorithms.em.refine import initial_state
-
-    state = initial_state(config, _reference_map(ctx, inputs, config), noise)
-    sample = rows.sample(min(rows.height, _CALIBRATION_VIEWS), seed=config.seed).sort("item_id")
-    arrays = {name: np.asarray(value) for name, value in state.to_arrays().items()}
-    found = ctx.accumulate(
-        calibrate, sample, chunk=_CALIBRATION_VIEWS // 2, config=config, state=ctx.put(arrays)
-    )
-    total, count = found.sums[None]["log_factor"]
-    factor = math.exp(float(total) / float(count))
-    ctx.log.info("reference multiplied by %.4g", factor)
-    return dataclasses.replace(state, half_maps=state.half_maps * factor)
-
-
-def _with_poses(rows: pl.DataFrame, poses: "NDArray[np.float64]") -> pl.DataFrame:
-    """Give particles the poses of the last iteration, `[n, 5]`."""
-    names = (*POSE_ANGLES, *POSE_SHIFTS)
-    return rows.with_columns(**{name: pl.Series(poses[:, i]) for i, name in enumerate(names)})
-
-
-def _jumped(config: "RefineConfig", before: Any, after: Any, state: "RefineState") -> float:
-    import torch
-
-    from verglas.algorithms.em.refine import jumped_share
-    from verglas.kernels.so3 import euler_to_matrix
-
-    if state.iteration == 0:
-        return 1.0
-    pair = (euler_to_matrix(torch.from_numpy(poses[:, :3].copy())) for poses in (before, after))
-    return jumped_share(config, *pair)
-
-
-def _refine(
-    ctx: Context, rows: pl.DataFrame, config: "RefineConfig", start: "RefineState"
-) -> "tuple[RefineState, NDArray[np.float64]]":
-    """Iterate; return the last state and the poses of the particles."""
-    import numpy as np
-
-    from verglas.algorithms.em.plan import is_concentrated, is_local, plan
-    from verglas.algorithms.em.refine import RefineState, finished, update
-
-    def step(arrays: dict[str, Any], iteration: int) -> dict[str, Any]:
-        state, before = RefineState.from_arrays(arrays), arrays["particle_poses"]
-        found, sums = _expect(ctx, _with_poses(rows, before), config, state, final=False)
-        poses = rows.select("item_id").join(found, on="item_id", how="left", maintain_order="left")
-        after = np.where(np.isnan(new := poses.select(_FOUND).to_numpy()), before, new)
-        new_state = update(
-            config,
-            state,
-            sums,
-            step_deg=plan(config, state).levels[-1].step_deg,
-            effective_cells=float(str(found["n_effective_orientations"].median())),
-            searched=is_concentrated(state) and not is_local(state),
-            jumped=_jumped(config, before, after, state),
-        )
-        _log_iteration(ctx, config, state, new_state, found)
-        return {**new_state.to_arrays(), "particle_poses": after}
-
-    def until(arrays: dict[str, Any]) -> bool:
-        return finished(config, RefineState.from_arrays(arrays))
-
-    first = {**start.to_arrays(), "particle_poses": np.zeros((rows.height, 5))}
-    last = ctx.iterate(step, first, until=until)
-    return RefineState.from_arrays(last), np.asarray(last["particle_poses"])
-
-
-def _log_iteration(
-    ctx: Context,
-    config: "RefineConfig",
-    state: "RefineState",
-    new: "RefineState",
-    found: pl.DataFrame,
-) -> None:
-    from verglas.algorithms.em.plan import is_concentrated, is_local
-
-    kind = "all orientations on a grid"
-    if is_concentrated(state):
-        kind = "vicinity" if is_local(state) else "all orientations"
-    spread = found.select(pl.col("angle_sd_deg").median()).item()
-    ctx.log.info(
-        "iteration %d, %s: %.2f Å, shifts %.1f Å, %s, %.1f %% jumped",
-        new.iteration,
-        kind,
-        new.resolution_angst(config),
-        new.shift_prior_angst,
-        f"{new.effective_cells:.0f} orientations a particle"
-        if spread is None
-        else f"orientations within {spread:.2f} deg",
-        100 * new.jumped,
-    )
-    text = f"{new.resolution_angst(config):.1f} Å"
-    ctx.progress(new.iteration, config.max_iterations, text)
-
-
 @protocol(
-    "particles.refine_3d",
+    _ID,
     version=2,
     label="Refine a map",
     citations=("10.1016/j.jsb.2012.09.006", "10.1016/j.jmb.2003.07.013"),
@@ -295,14 +122,15 @@ def run(ctx: Context, params: Refine3dParams, inputs: Inputs) -> Outputs:
     """Iterate to convergence, then look once more, well beyond what is resolved."""
     from verglas.algorithms.em.refine import half_maps, update
 
-    stack = read_stack(inputs.particles, extra=("half_set",), needed_by="particles.refine_3d")
+    stack = read_stack(inputs.particles, extra=("half_set",), needed_by=_ID)
     config = _make_config(params, inputs, stack, ctx.seed)
     stack, noise = initial_noise(ctx, stack, radius=config.max_radius)
-    rows = _with_halves(stack, ctx.seed)
-    state, known = _refine(ctx, rows, config, _start(ctx, rows, inputs, config, noise))
+    rows = with_halves(stack, ctx.seed, needed_by=_ID)
+    start = scaled_start(ctx, rows, reference_map(ctx, inputs.reference, config), config, noise)
+    state, known = iterate_halves(ctx, rows, config, start)
     if state.iteration >= config.max_iterations:
         ctx.warn(f"stopped after {state.iteration} iterations, not yet converged")
-    poses, sums = _expect(ctx, _with_poses(rows, known), config, state, final=True)
+    poses, sums = expect_halves(ctx, with_poses(rows, known), config, state, final=True)
     final = update(
         config, state, sums, step_deg=state.step_deg, effective_cells=state.effective_cells
     )

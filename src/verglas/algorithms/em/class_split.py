@@ -1,0 +1,231 @@
+"""Divide views of known pose into classes, from classes drawn by lot.
+
+Each seed begins with random classes and climbs the likelihood of all its views at their
+poses, with the differences held at a given energy until they carry themselves. Seeds are
+compared by the evidence of views under differences made from the other half of the views,
+which no view can raise by its own noise.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from verglas.algorithms.em.class_maps import ClassSums, Differences, differences_of, mean_map
+from verglas.algorithms.em.known_poses import insert_known, score_known
+from verglas.algorithms.em.map_step import MapGrid
+from verglas.algorithms.em.references import References
+from verglas.algorithms.views import Views
+from verglas.kernels.disc import shell_sums
+from verglas.kernels.fourier import rfft3
+from verglas.kernels.fsc import shell_index
+from verglas.kernels.symmetry import symmetry_operators
+
+__all__ = ["Split", "SplitConfig", "labels_agreement", "matched_labels", "split_views"]
+
+_GAIN = 100.0
+_FIRST, _FIRST_SHELL = 0.4, 4  # differences are held up to here at first
+_HELD = 0.7  # of the iterations, at most
+_NEARLY_SETTLED, _SETTLED = 0.01, 1e-3  # of the views
+_FEWEST_SHARE = 0.01  # of an even share, for the prior
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """How views are divided.
+
+    Attributes:
+        n_classes: number of classes.
+        symmetry: point group.
+        iterations: at most; differences are held until few views move.
+        energy: log units at which differences are held.
+        tau: factor on the SNR of the differences.
+    """
+
+    n_classes: int
+    symmetry: str = "C1"
+    iterations: int = 32
+    energy: float = 2.0
+    tau: float = 1.0
+
+
+@dataclass(frozen=True)
+class Split:
+    """What one seed ended with.
+
+    Attributes:
+        maps: `[c, n, n, n]`.
+        share: `[c]`, of the views.
+        label: `[b]`, class of each view.
+        probability: `[b]`, of that class.
+        gain_loglik: evidence per view under differences of the other half, less that of the
+            mean alone.
+    """
+
+    maps: Tensor
+    share: Tensor
+    label: Tensor
+    probability: Tensor
+    gain_loglik: float
+
+
+@dataclass(frozen=True)
+class _Task:
+    """The views of all seeds, centred, and what goes with them."""
+
+    views: Views
+    rotations: Tensor
+    half: Tensor
+    grid: MapGrid
+    operators: Tensor
+    config: SplitConfig
+
+    def sums(self, probability: Tensor) -> ClassSums:
+        """Add up the views by class."""
+        top, weight = self.grid.zeros(2, probability.shape[1])
+        for h in (0, 1):
+            chosen = (self.half == h).nonzero().squeeze(1)
+            insert_known(
+                self.views.take(chosen),
+                self.rotations[chosen],
+                probability[chosen],
+                padding=self.grid.padding,
+                into=(top[h], weight[h]),
+            )
+        return ClassSums.make(self.grid, top, weight, self.operators)
+
+    def scores(self, maps: Tensor, share: Tensor, chosen: Tensor | None = None) -> Tensor:
+        """Score all views, or some, against maps `[c, n, n, n]`."""
+        half_volumes = self.grid.half_volumes(maps)
+        references = References(half_volumes, share.log(), self.grid.padding, planar=False)
+        if chosen is None:
+            return score_known(self.views, references, self.rotations)
+        return score_known(self.views.take(chosen), references, self.rotations[chosen])
+
+    def gain(self, mean: Tensor, differences: Differences, share: Tensor) -> float:
+        """Compare the evidence of the classes with that of the mean, each half by the other."""
+        total = 0.0
+        for h in (0, 1):
+            chosen = (self.half == h).nonzero().squeeze(1)
+            crossed = self.scores(mean + differences.of_half(1 - h), share, chosen)
+            alone = self.scores(mean[None], torch.ones(1), chosen)
+            total += float((crossed.logsumexp(1) - alone[:, 0]).sum())
+        return total / len(self.views)
+
+
+def _held(maps: Tensor, shell_weight: Tensor, energy: float) -> Tensor:
+    """Bring differences to an energy at which they lead and do not bind.
+
+    From classes drawn by lot the differences are noise with a trace of what varies. As large
+    as they are, each view would stay with its own noise; too small, and the prior would end
+    them. Between, the expectation is nearly linear in them, and iterating while their energy
+    is held is a power iteration for what varies most, as in `map_step.lift_odd_part`.
+
+    Args:
+        maps: `[c, n, n, n]`, the differences.
+        shell_weight: `[s]`, summed CTF^2 / sigma^2 of a view's coefficients, mean over views.
+        energy: log units a view should differ from the mean's prediction.
+    """
+    n_shells = len(shell_weight)
+    shell = shell_index(tuple(maps.shape[1:])).flatten().clamp_max(n_shells)
+    power = rfft3(maps).abs().square().mean(0).flatten().double()
+    total = torch.zeros(n_shells + 1, dtype=torch.float64).index_add_(0, shell, power)
+    count = torch.zeros_like(total).index_add_(0, shell, torch.ones_like(power))
+    mean = (total / count.clamp_min(1.0))[:-1]
+    now = 0.5 * float((mean * shell_weight.double()).sum())
+    factor = (energy / max(now, 1e-30)) ** 0.5
+    held: Tensor = maps * min(_GAIN, max(1 / _GAIN, factor))
+    return held
+
+
+def split_views(
+    views: Views,
+    config: SplitConfig,
+    grid: MapGrid,
+    *,
+    rotations_ref_to_img: Tensor,
+    shifts_angst: Tensor,
+    half: Tensor,
+    seed: int,
+    focus: Tensor | None = None,
+) -> Split:
+    """Divide views, from random classes.
+
+    Args:
+        views: up to the grid's radius, with the noise known.
+        config: how.
+        grid: sizes of the maps.
+        rotations_ref_to_img: `[b, 3, 3]`.
+        shifts_angst: `[b, 2]`.
+        half: `[b]`, 0 or 1.
+        seed: of the first classes.
+        focus: `[n, n, n]` of the grid's box: classes differ only here.
+
+    Returns:
+        The classes.
+    """
+    here = views.prefix(grid.radius).shifted(shifts_angst)
+    rotations = rotations_ref_to_img.double()
+    task = _Task(here, rotations, half, grid, symmetry_operators(config.symmetry), config)
+    shell_weight = shell_sums(here.whitened()[1], here.disc).mean(0)
+    c = config.n_classes
+    # the mean of all views does not depend on their classes
+    mean = mean_map(task.sums(torch.ones(len(here), 1)))
+    generator = torch.Generator().manual_seed(seed)
+    label = torch.randint(c, (len(here),), generator=generator)
+    probability = torch.nn.functional.one_hot(label, c).float()
+    share = torch.full((c,), 1 / c)
+    held, moved, first = True, 1.0, max(_FIRST_SHELL, round(_FIRST * grid.radius))
+    for iteration in range(config.iterations):
+        last = min(grid.radius, first + (iteration * grid.radius) // config.iterations)
+        held = held and iteration < _HELD * config.iterations
+        held = held and (last < grid.radius or moved > _NEARLY_SETTLED)
+        found = differences_of(
+            task.sums(probability),
+            tau=config.tau,
+            focus=focus,
+            last_shell=last if held else None,
+        ).maps()
+        if held:
+            found = _held(found, shell_weight, config.energy)
+        else:
+            share = probability.mean(0).clamp_min(_FEWEST_SHARE / c)
+        probability = task.scores(mean + found, share).softmax(1).float()
+        before, label = label, probability.argmax(1)
+        moved = float((before != label).float().mean())
+        if not held and moved < _SETTLED:
+            break
+    differences = differences_of(task.sums(probability), tau=config.tau, focus=focus)
+    gain = task.gain(mean, differences, share)
+    return Split(mean + differences.maps(), share, label, probability.amax(1), gain)
+
+
+def matched_labels(reference: Tensor, other: Tensor, n_classes: int) -> Tensor:
+    """Rename the classes of one division so that they agree best with those of another.
+
+    Args:
+        reference, other: `[b]`, classes of the same views.
+        n_classes: number of classes of both.
+
+    Returns:
+        `[b]`, the other's.
+
+    References:
+        Kuhn 1955, Naval Research Logistics Quarterly 2:83 (the assignment problem).
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    table = torch.zeros(n_classes, n_classes, dtype=torch.float64)
+    table.index_put_((other, reference), torch.ones(len(other)).double(), accumulate=True)
+    _, column = linear_sum_assignment(-table.numpy())
+    return torch.as_tensor(column)[other]
+
+
+def labels_agreement(reference: Tensor, other: Tensor, n_classes: int) -> float:
+    """Return the share of views in the same class once classes are matched.
+
+    Args:
+        reference, other: `[b]`, classes of the same views.
+        n_classes: number of classes of both.
+    """
+    return float((matched_labels(reference, other, n_classes) == reference).double().mean())

@@ -1,0 +1,167 @@
+"""The iterations of a gold-standard refinement, over chunks of particles."""
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from verglas.protocols.refine3d._refine_chunks import (
+    POSE_ANGLES,
+    POSE_SHIFTS,
+    calibrate,
+    expect_half,
+)
+from verglas.sdk import Context
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from verglas.algorithms.em.mstep import Sums
+    from verglas.algorithms.em.refine import RefineConfig, RefineState
+
+__all__ = ["FOUND_POSE", "expect_halves", "iterate_halves", "scaled_start", "with_poses"]
+
+_CHUNK = 2000
+_CALIBRATION_VIEWS = 200
+FOUND_POSE = ("angle_rot_deg", "angle_tilt_deg", "angle_psi_deg", "shift_x_angst", "shift_y_angst")
+"""Columns of the poses that an iteration gives."""
+
+
+def expect_halves(
+    ctx: Context, rows: pl.DataFrame, config: "RefineConfig", state: "RefineState", *, final: bool
+) -> "tuple[pl.DataFrame, dict[int, Sums]]":
+    """Compare all particles with their half's map; return poses and sums by half, from 0."""
+    import numpy as np
+
+    from verglas.algorithms.em.mstep import Sums
+
+    arrays = {name: np.asarray(value) for name, value in state.to_arrays().items()}
+    found = ctx.accumulate(
+        expect_half,
+        rows,
+        chunk=_CHUNK,
+        by="half_set",
+        config=config,
+        state=ctx.put(arrays),
+        final=final,
+    )
+    return found.rows, {int(h) - 1: Sums.from_arrays(sums) for h, sums in found.sums.items()}
+
+
+def scaled_start(
+    ctx: Context, rows: pl.DataFrame, reference: "Tensor", config: "RefineConfig", noise: "Tensor"
+) -> "RefineState":
+    """Low-pass the reference, `[n, n, n]`, and bring it to the images' grey scale."""
+    import dataclasses
+
+    import numpy as np
+
+    from verglas.algorithms.em.refine import initial_state
+
+    state = initial_state(config, reference, noise)
+    sample = rows.sample(min(rows.height, _CALIBRATION_VIEWS), seed=config.seed).sort("item_id")
+    arrays = {name: np.asarray(value) for name, value in state.to_arrays().items()}
+    found = ctx.accumulate(
+        calibrate, sample, chunk=_CALIBRATION_VIEWS // 2, config=config, state=ctx.put(arrays)
+    )
+    total, count = found.sums[None]["log_factor"]
+    factor = math.exp(float(total) / float(count))
+    ctx.log.info("reference multiplied by %.4g", factor)
+    return dataclasses.replace(state, half_maps=state.half_maps * factor)
+
+
+def with_poses(rows: pl.DataFrame, poses: "NDArray[np.float64]") -> pl.DataFrame:
+    """Give particles the poses of the last iteration, `[n, 5]`."""
+    names = (*POSE_ANGLES, *POSE_SHIFTS)
+    return rows.with_columns(**{name: pl.Series(poses[:, i]) for i, name in enumerate(names)})
+
+
+def _jumped(config: "RefineConfig", before: Any, after: Any, state: "RefineState") -> float:
+    import torch
+
+    from verglas.algorithms.em.refine import jumped_share
+    from verglas.kernels.so3 import euler_to_matrix
+
+    if state.iteration == 0:
+        return 1.0
+    pair = (euler_to_matrix(torch.from_numpy(poses[:, :3].copy())) for poses in (before, after))
+    return jumped_share(config, *pair)
+
+
+def iterate_halves(
+    ctx: Context,
+    rows: pl.DataFrame,
+    config: "RefineConfig",
+    start: "RefineState",
+    until: "Callable[[RefineConfig, RefineState], bool] | None" = None,
+) -> "tuple[RefineState, NDArray[np.float64]]":
+    """Iterate; return the last state and the poses of the particles.
+
+    Args:
+        ctx: of the job.
+        rows: with half sets.
+        config: of the run.
+        start: the first state.
+        until: says when to stop; when nothing improves by default.
+    """
+    import numpy as np
+
+    from verglas.algorithms.em.plan import is_concentrated, is_local, plan
+    from verglas.algorithms.em.refine import RefineState, finished, update
+
+    def step(arrays: dict[str, Any], iteration: int) -> dict[str, Any]:
+        state, before = RefineState.from_arrays(arrays), arrays["particle_poses"]
+        found, sums = expect_halves(ctx, with_poses(rows, before), config, state, final=False)
+        poses = rows.select("item_id").join(found, on="item_id", how="left", maintain_order="left")
+        after = np.where(np.isnan(new := poses.select(FOUND_POSE).to_numpy()), before, new)
+        new_state = update(
+            config,
+            state,
+            sums,
+            step_deg=plan(config, state).levels[-1].step_deg,
+            effective_cells=float(str(found["n_effective_orientations"].median())),
+            searched=is_concentrated(state) and not is_local(state),
+            jumped=_jumped(config, before, after, state),
+        )
+        _log_iteration(ctx, config, state, new_state, found)
+        return {**new_state.to_arrays(), "particle_poses": after}
+
+    stop = until or finished
+
+    def stopped(arrays: dict[str, Any]) -> bool:
+        return stop(config, RefineState.from_arrays(arrays))
+
+    first = {**start.to_arrays(), "particle_poses": np.zeros((rows.height, 5))}
+    last = ctx.iterate(step, first, until=stopped)
+    return RefineState.from_arrays(last), np.asarray(last["particle_poses"])
+
+
+def _log_iteration(
+    ctx: Context,
+    config: "RefineConfig",
+    state: "RefineState",
+    new: "RefineState",
+    found: pl.DataFrame,
+) -> None:
+    from verglas.algorithms.em.plan import is_concentrated, is_local
+
+    kind = "all orientations on a grid"
+    if is_concentrated(state):
+        kind = "vicinity" if is_local(state) else "all orientations"
+    spread = found.select(pl.col("angle_sd_deg").median()).item()
+    ctx.log.info(
+        "iteration %d, %s: %.2f Å, shifts %.1f Å, %s, %.1f %% jumped",
+        new.iteration,
+        kind,
+        new.resolution_angst(config),
+        new.shift_prior_angst,
+        f"{new.effective_cells:.0f} orientations a particle"
+        if spread is None
+        else f"orientations within {spread:.2f} deg",
+        100 * new.jumped,
+    )
+    text = f"{new.resolution_angst(config):.1f} Å"
+    ctx.progress(new.iteration, config.max_iterations, text)
