@@ -65,6 +65,17 @@ def test_profile_and_picture_are_there(done):
     assert outputs.micrographs.path(row["spectrum_path"]).read_bytes()[:4] == b"\x89PNG"
 
 
+def test_sums_without_dose_weights_are_taken_where_there_are_any(tmp_path):
+    """The weighted sum of the first is that of noise; its plain sum has rings."""
+    micrographs = _write(tmp_path, 2).micrographs
+    plain = pl.DataFrame(
+        {"item_id": [0, 1], "unweighted_image_path": ["data/field_01.mrc", "data/field_00.mrc"]}
+    )
+    inputs = Inputs(micrographs=micrographs.with_columns(plain))
+    outputs = run(LocalContext(tmp_path), SMALL, inputs)
+    assert outputs.micrographs.rows()["item_id"].to_list() == [1]
+
+
 def test_limits_split_the_micrographs(tmp_path):
     outputs = run(
         LocalContext(tmp_path),

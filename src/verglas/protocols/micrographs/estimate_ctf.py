@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CtfParams", "Inputs", "Outputs", "SearchRange", "estimate", "run"]
 
+_UNWEIGHTED = "unweighted_image_path"  # dose weights dampen the rings
 _COLUMNS = (
     "item_id",
     "image_path",
@@ -124,7 +125,7 @@ class CtfParams(SearchRange):
 
 
 class Inputs(Ports):
-    """Micrographs, not dose-weighted; and perhaps an earlier estimate."""
+    """Micrographs, whose sums without dose weights are used if known; and an earlier estimate."""
 
     micrographs: DataSet = port(MICROGRAPHS)
     initial: DataSet | None = port(
@@ -214,7 +215,8 @@ def estimate(
     starts, found = _starts(task, initial), []
     for done, row in enumerate(rows.iter_rows(named=True)):
         try:
-            image = open_images(task.path(row["image_path"])).read([row["image_slice"]])[0]
+            name = row.get(_UNWEIGHTED) or row["image_path"]
+            image = open_images(task.path(name)).read([row["image_slice"]])[0]
             fit = fit_ctf(
                 torch.from_numpy(image).to(task.device),
                 pixel_size_angst=row["pixel_size_angst"],
@@ -283,11 +285,12 @@ def run(ctx: Context, params: CtfParams, inputs: Inputs) -> Outputs:
     from verglas.core.errors import UserError
 
     search = SearchRange(**{name: getattr(params, name) for name in SearchRange.model_fields})
+    extra = [_UNWEIGHTED] if _UNWEIGHTED in inputs.micrographs.columns else []
     fits = ctx.map(
         estimate,
         inputs.micrographs,
         chunk=4,
-        columns=_COLUMNS,
+        columns=(*_COLUMNS, *extra),
         search=search,
         initial=_put_initial(ctx, inputs),
     )
