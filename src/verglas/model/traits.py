@@ -64,17 +64,19 @@ TRAITS: dict[str, Trait] = {
             "frames",
             ("image_path", "n_frames", "first_frame", "last_frame"),
             "Each row is a movie.",
+            ("movies.import",),
         ),
         Trait(
             "dose",
             ("frame_dose_e_per_angst2", "pre_exposure_e_per_angst2"),
             "The electron exposure of the frames is known.",
+            ("movies.import",),
         ),
         Trait(
             "gain",
             ("gain_path",),
             "A gain reference belongs to the frames.",
-            ("movies.estimate_gain",),
+            ("movies.import", "movies.estimate_gain"),
         ),
         Trait(
             "frame_shifts",

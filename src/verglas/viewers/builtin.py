@@ -38,6 +38,7 @@ __all__ = [
     "MICROGRAPHS_VIEWER",
     "MODELS_VIEWER",
     "MOTION_VIEWER",
+    "MOVIES_VIEWER",
     "PARTICLES_VIEWER",
     "POSE2D_VIEWER",
     "POSE3D_VIEWER",
@@ -53,11 +54,33 @@ MOTION_VIEWER = viewer(
         Image("motion_picture_path"),
         Image("motion_spectrum_path"),
         Histogram("travel_angst"),
+        Histogram("largest_frame_shift_angst"),
         Histogram("local_motion_angst"),
         Scatter("travel_angst", "motion_error_angst"),
         Gallery(caption=("travel_angst",), sort_by="travel_angst"),
     ],
     needs=("frame_shifts",),
+)
+
+MOVIES_VIEWER = viewer(
+    "movies.table",
+    MOVIES,
+    [
+        Table(
+            (
+                "label",
+                "n_frames",
+                "first_frame",
+                "last_frame",
+                "frame_dose_e_per_angst2",
+                "image_width_px",
+                "image_height_px",
+                "gain_path",
+            ),
+        ),
+        Histogram("n_frames"),
+        Histogram("travel_angst"),
+    ],
 )
 
 GAIN_VIEWER = viewer("movies.gain", MOVIES, [Image("gain_picture_path")], needs=("gain",))

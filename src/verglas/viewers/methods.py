@@ -11,6 +11,7 @@ from typing import Any
 
 from verglas.core.units import ANGST_PER_UM
 from verglas.viewers._methods_motion import MOTION_SENTENCES
+from verglas.viewers._methods_movies import MOVIE_SENTENCES
 from verglas.viewers._methods_picking import PICKING_SENTENCES
 from verglas.viewers._methods_sets import SET_SENTENCES
 from verglas.viewers.page import Reference
@@ -20,7 +21,7 @@ __all__ = ["MethodStep", "write_methods"]
 
 _DOI = re.compile(r"(?:doi:|https?://(?:dx\.)?doi\.org/)\s*(\S+)", re.IGNORECASE)
 _STAGES = (
-    ("micrographs.", "ctf.", "coordinates.", "simulate."),
+    ("movies.", "micrographs.", "ctf.", "coordinates.", "simulate."),
     ("particles.", "classes2d."),
     ("volumes.",),
 )
@@ -371,6 +372,7 @@ _SENTENCES: dict[str, Callable[[MethodStep], str]] = {
     "volumes.fsc": _fsc,
     "volumes.from_atoms": _from_atoms,
     **MOTION_SENTENCES,
+    **MOVIE_SENTENCES,
     **PICKING_SENTENCES,
     **SET_SENTENCES,
 }
