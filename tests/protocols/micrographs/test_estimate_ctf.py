@@ -134,3 +134,43 @@ def test_contradicting_parameters_are_refused(wrong):
 
 def test_resumed_run_equals_a_whole_one(tmp_path):
     check_resume(run, _write, SMALL, tmp_path)
+
+
+@pytest.mark.parametrize("method", ["correlation", "equiphase", "parametric"])
+def test_other_methods_fill_the_same_columns(tmp_path, done, method):
+    inputs = _write(tmp_path, 2)
+    params = SMALL.model_copy(update={"method": method})
+    rows = run(LocalContext(tmp_path), params, inputs).micrographs.rows()
+    other = done[0].micrographs.rows()
+    assert rows["ctf_method"].to_list() == [method]
+    assert set(rows.columns) == set(other.columns)
+    assert rows["defocus_u_angst"][0] == pytest.approx(other["defocus_u_angst"][0], abs=100.0)
+    assert rows["drift_angst"][0] is None
+    assert other["drift_angst"][0] is not None
+
+
+def test_an_earlier_estimate_is_refined(tmp_path):
+    """A start 8000 Å away stays away, so that the start was used."""
+    inputs = _write(tmp_path, 2)
+    start = pl.DataFrame(
+        {
+            "item_id": [0],
+            "defocus_u_angst": [20150.0],
+            "defocus_v_angst": [19850.0],
+            "defocus_angle_deg": [50.0],
+            "phase_shift_deg": [0.0],
+        }
+    )
+    initial = inputs.micrographs.select(start).with_columns(start)
+    ctx = LocalContext(tmp_path)
+    outputs = run(ctx, SMALL, Inputs(micrographs=inputs.micrographs, initial=initial))
+    rows = pl.concat([outputs.micrographs.rows(), outputs.rejected.rows()], how="diagonal")
+    assert rows.filter(item_id=0)["defocus_v_angst"][0] > 15000.0
+
+
+def test_constant_image_is_named_and_skipped(tmp_path, caplog):
+    inputs = _write(tmp_path, 2)
+    write_mrc(tmp_path / "data/field_01.mrc", np.full((480, 520), 7.0, np.float32), 2.0)
+    outputs = run(LocalContext(tmp_path), SMALL, inputs)
+    assert outputs.micrographs.n_items + outputs.rejected.n_items == 1
+    assert "all pixels have the value 7" in caplog.text

@@ -14,7 +14,7 @@ from verglas.algorithms.ctf.ring_fit import RingFit
 from verglas.algorithms.ctf.spectrum import TileSpectrum
 
 _RINGS_ANGST = (3.90, 3.67, 3.44)  # Dowell & Rinfret 1960, doi:10.1038/1881144a0
-_RING_HALF_WIDTH = 0.006  # 1/Å
+_RING_HALF_WIDTH = 0.004  # 1/Å
 _REFERENCE = (0.012, 0.035)  # 1/Å from the ring, what it is compared with
 _SPOTS_FROM_ANGST = 10.0
 _FALSE_ALARMS = 0.01  # expected number of spots in noise, a micrograph
@@ -46,11 +46,14 @@ def find_ice(spectrum: TileSpectrum, fit: RingFit) -> IceSigns:
     model = fit.background + fit.amplitude * fit.rings
     radius = spectrum.radius_per_angst
     n_spots, part = _reflections(spectrum, model, radius)
-    return IceSigns(_ring_ratio(spectrum.power / model, radius), n_spots, part)
+    # not over the background: it may have followed the ring that is looked for
+    ringless = spectrum.power / (1.0 + fit.amplitude / fit.background * fit.rings)
+    return IceSigns(_ring_ratio(ringless, radius), n_spots, part)
 
 
 def _ring_ratio(ratio: Tensor, radius: Tensor) -> float:
     """Greatest excess of the ice rings within the band."""
+    ratio = ratio / ratio.mean()
     excess = []
     for ring_angst in _RINGS_ANGST:
         distance = (radius - 1.0 / ring_angst).abs()
