@@ -37,10 +37,11 @@ ExportFormat = Literal["relion", "csv", "parquet", "mrc"]
 PathStyle = Literal["relative", "absolute"]
 
 _FORMAT_OF = {".star": "relion", ".csv": "csv", ".parquet": "parquet", ".mrc": "mrc", ".map": "mrc"}
-_PATH_COLUMNS = ("image_path", "micrograph_path")
-_RELION_KINDS = ("micrographs", "coordinates", "particles")
+_PATH_COLUMNS = ("image_path", "micrograph_path", "gain_path", "defects_path")
+_RELION_KINDS = ("movies", "micrographs", "coordinates", "particles")
 _IMPORTERS: dict[str, tuple[str, str]] = {
     # kind: protocol, and the name of its parameter for files
+    "movies": ("movies.import", "files"),
     "micrographs": ("micrographs.import", "files"),
     "coordinates": ("coordinates.import", "files"),
     "particles": ("particles.import", "file"),
@@ -68,7 +69,8 @@ def export(
     """Write a data set for another program.
 
     Args:
-        data: any data set; micrographs, coordinates and particles for RELION, volumes as MRC.
+        data: any data set; movies, micrographs, coordinates and particles for RELION, volumes
+            as MRC.
         path: of the file; an existing one is replaced.
         form: `relion` STAR file, `csv` or `parquet` table, `mrc` copy of a map.
         paths: of images in the file: relative to its folder, or absolute.
@@ -184,17 +186,20 @@ def _kind_in(path: Path) -> str:
     suffix = path.suffix.lower()
     if suffix == ".star":
         from verglas.io.relion import kind_of_star
+        from verglas.io.relion_movies import holds_movies
 
-        return kind_of_star(path)
+        return "movies" if holds_movies(path) else kind_of_star(path)
     if suffix in (".map", ".ccp4"):
         return "volumes"
-    if suffix == ".mrc":
+    if suffix == ".eer":
+        return "movies"
+    if suffix in (".mrc", ".tif", ".tiff"):
         from verglas.io.images import open_images
 
         n_images, height, width = open_images(path).shape
-        return "volumes" if n_images == height == width else "micrographs"
-    if suffix in (".tif", ".tiff"):
-        return "micrographs"
+        if n_images == height == width > 1:
+            return "volumes"
+        return "movies" if n_images > 1 else "micrographs"
     raise UserError(
         f"cannot tell what {str(path)!r} holds: expected .star, .mrc, .map or .tif",
         "see verglas protocols import",
@@ -210,6 +215,7 @@ def _is_newer(path: Path, moment: str) -> bool:
 
 def _export_relion(data: "DataSet", path: Path, paths: PathStyle) -> None:
     from verglas.io.relion import write_relion
+    from verglas.io.relion_movies import write_relion_movies
 
     kind = data.kind.id
     if kind not in _RELION_KINDS:
@@ -221,6 +227,9 @@ def _export_relion(data: "DataSet", path: Path, paths: PathStyle) -> None:
             "export the micrographs or particles that belong to it",
         )
     rows = _with_moved_paths(data.rows(), data, path, paths)
+    if kind == "movies":
+        write_relion_movies(path, rows, data.optics)
+        return
     write_relion(path, kind, rows, data.optics)  # type: ignore[arg-type]
 
 
