@@ -1,17 +1,10 @@
 """What lies in micrographs beside good particles: carbon, ice crystals, aggregates, tears.
 
 Every object is a thickness over the image. What it absorbs is slow and darkens; its fine
-structure (the grain of carbon, the facets and lattice of ice, the bodies in an aggregate)
-shifts the phase and goes through the contrast transfer like everything else, so carbon shows
-its Thon rings and edges have fringes. Thickness, mean free path and scattering are physical;
-there is no constant of grey levels.
-
-Use it on a finished micrograph:
-
-    contamination = draw_contamination(ContaminationConfig(), shape=image.shape,
-                                       optics=optics, rng=rng)
-    dirty = contaminate(image, contamination, micrograph=row, optics=optics, rng=rng)
-    contamination.mask          # truth: `CLEAN` is 0
+structure (grain of carbon, facets and lattice of ice, bodies in an aggregate) shifts the
+phase and goes through the contrast transfer, so carbon shows Thon rings and edges have
+fringes. Thickness, mean free path and scattering are physical; no constant is of grey levels.
+On a finished micrograph, `draw_contamination` and then `contaminate` with the same size.
 """
 
 from __future__ import annotations
