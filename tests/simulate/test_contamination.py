@@ -9,6 +9,7 @@ from verglas.simulate.contamination import (
     contrast_factor,
     draw_contamination,
     label_at,
+    scaled_contamination,
 )
 from verglas.simulate.particles import Optics
 
@@ -120,6 +121,13 @@ def test_lattice_is_there_where_pixels_can_show_it():
     ring = power[np.abs(k - 1 / 3.66) < 0.004]
     beside = power[np.abs(k - 1 / 3.2) < 0.004]
     assert ring.max() > 50 * beside.max()
+
+
+def test_the_amount_scales_numbers_and_none_is_clean():
+    assert scaled_contamination(0.0) is None
+    assert scaled_contamination(1.0) == ContaminationConfig()
+    assert scaled_contamination(4.0).carbon_probability == 1.0
+    assert scaled_contamination(0.5).crystals == 0.5 * ContaminationConfig().crystals
 
 
 def test_labels_are_looked_up_at_places():

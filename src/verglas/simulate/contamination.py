@@ -9,7 +9,7 @@ On a finished micrograph, `draw_contamination` and then `contaminate` with the s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -36,6 +36,7 @@ __all__ = [
     "contrast_factor",
     "draw_contamination",
     "label_at",
+    "scaled_contamination",
 ]
 
 LABELS = ("clean", "carbon", "crystal", "aggregate", "tear")
@@ -102,6 +103,24 @@ class Contamination:
     first_px: tuple[int, int]
     ice: NDArray[np.float32]
     objects: pl.DataFrame
+
+
+def scaled_contamination(amount: float) -> ContaminationConfig | None:
+    """Make the default contamination rarer or more frequent.
+
+    Args:
+        amount: 1 for the default numbers, 0 for a clean set, which gives None.
+    """
+    if amount <= 0:
+        return None
+    usual = ContaminationConfig()
+    return replace(
+        usual,
+        carbon_probability=min(1.0, usual.carbon_probability * amount),
+        crystals=usual.crystals * amount,
+        aggregates=usual.aggregates * amount,
+        tears=usual.tears * amount,
+    )
 
 
 def draw_contamination(

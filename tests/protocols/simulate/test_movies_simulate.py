@@ -24,6 +24,7 @@ SMALL = SimulateParams(
     particles_per_micrograph=6,
     ice_thickness_angst=75.0,
     bad_pixels=1e-3,
+    contamination=1.0,
     seed=1,
 )
 

@@ -73,8 +73,11 @@ class SimulateParams(Params):
     jitter_angst: float = param(
         0.3, ge=0, le=100, advanced=True, help="Random steps of the whole frame."
     )
-    contaminated: bool = param(
-        True, help="Let carbon, ice crystals, aggregates and tears lie in some of the movies."
+    contamination: float = param(
+        0.5,
+        ge=0,
+        le=5,
+        help="How much carbon, ice crystals, aggregates and torn ice: 1 is a dirty grid, 0 clean.",
     )
     empty_fraction: float = param(
         0.0, ge=0, le=1, advanced=True, help="Part of the movies without particles."
@@ -240,7 +243,7 @@ def _write_motion(path: "Path", motion: "Motion") -> None:
 
 
 def _config(params: SimulateParams) -> "MovieConfig":
-    from verglas.simulate.contamination import ContaminationConfig
+    from verglas.simulate.contamination import scaled_contamination
     from verglas.simulate.detector import DetectorConfig
     from verglas.simulate.micrograph import MicrographConfig
     from verglas.simulate.motion import MotionConfig
@@ -266,7 +269,7 @@ def _config(params: SimulateParams) -> "MovieConfig":
         b_factor_angst2=params.b_factor_angst2,
         mtf_at_nyquist=params.mtf_at_nyquist,
         seed=params.seed,
-        contamination=ContaminationConfig() if params.contaminated else None,
+        contamination=scaled_contamination(params.contamination),
     )
     detector = DetectorConfig(
         detected_fraction=params.detected_fraction,
