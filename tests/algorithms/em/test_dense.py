@@ -4,12 +4,13 @@ import pytest
 import torch
 
 from tests.algorithms.em.model_images import draw_views, make_setting
+from verglas.algorithms.em.cells import Cells, likeliest_rows, likely_children
 from verglas.algorithms.em.dense import Bank, DenseViews, dense_evidence, dense_expectation
 from verglas.algorithms.em.expectation import Level, References, Search, expect
 from verglas.algorithms.em.noise import noise_window
-from verglas.algorithms.em.pruned import likeliest_rows, pruned_expectation
+from verglas.algorithms.em.pruned import pruned_expectation
 from verglas.algorithms.em.search import child_rotations, shift_grid
-from verglas.kernels.so3 import orientation_grid
+from verglas.kernels.so3 import orientation_grid, random_rotations, rotation_angle_deg
 
 
 def _simulated(n_views=6, energy=12.0, radius=6, n_references=1):
@@ -96,7 +97,7 @@ def test_children_of_all_cells_give_the_dense_answer():
     dense, bank, window = _dense(setting, views, order=1)
     kept = [torch.arange(len(bank.slices))] * len(views)
     found = pruned_expectation(
-        dense, setting.half_volumes, bank, kept, step_deg=30.0, window=window
+        dense, setting.half_volumes, Cells.of_bank(bank, 30.0), kept, window=window
     )
     children = child_rotations(orientation_grid(1), 30.0).reshape(-1, 3, 3)
     all_children = Bank.make(
@@ -119,6 +120,23 @@ def test_likeliest_rows_hold_the_true_cell():
     kept = likeliest_rows(dense, bank, temperature=1.5, max_rows=24)
     assert all(int(row) in rows.tolist() for row, rows in zip(true, kept, strict=True))
     assert all(len(rows) <= 24 for rows in kept)
+
+
+def test_descending_keeps_the_true_pose_in_the_last_cells():
+    # from 15 to 3.75 degrees, all shells from 7.5 on; 8 views of 100 log units, centred
+    setting = make_setting(box=20, radius=6, energy=100.0)
+    true = random_rotations(8, generator=torch.Generator().manual_seed(1))
+    views = draw_views(setting, true, torch.zeros(8, 2, dtype=torch.float64))
+    dense, bank, _ = _dense(setting, views.prefix(4), order=2)
+    keep = {"temperature": 1.5, "max_rows": 24}
+    cells, kept = Cells.of_bank(bank, 15.0), likeliest_rows(dense, bank, **keep)
+    for _ in range(2):
+        cells, kept = likely_children(_prepared(views), setting.half_volumes, cells, kept, **keep)
+    assert cells.step_deg == 3.75
+    assert all(len(rows) <= 24 for rows in kept)
+    for rotation, rows in zip(true, kept, strict=True):
+        turn = cells.rotations_ref_to_img[rows] @ rotation.mT
+        assert float(rotation_angle_deg(turn).min()) < 8.0
 
 
 def test_noise_factor_is_one_when_the_model_is_right():

@@ -6,11 +6,13 @@ scored that are likely at low resolution.
 
 import math
 from dataclasses import dataclass, replace
+from typing import TypedDict
 
 import torch
 from torch import Tensor
 
 from verglas.algorithms.em.candidate import Candidate
+from verglas.algorithms.em.cells import Cells, likeliest_rows, likely_children
 from verglas.algorithms.em.dense import (
     Bank,
     DenseSums,
@@ -20,7 +22,7 @@ from verglas.algorithms.em.dense import (
 )
 from verglas.algorithms.em.first_map_plan import COARSEST_ORDER, FirstMapConfig, Stage
 from verglas.algorithms.em.noise import noise_window
-from verglas.algorithms.em.pruned import likeliest_rows, pruned_expectation
+from verglas.algorithms.em.pruned import pruned_expectation
 from verglas.algorithms.em.search import shift_grid
 from verglas.algorithms.views import Views
 from verglas.kernels.so3 import orientation_grid, rotation_from_vector
@@ -30,6 +32,11 @@ __all__ = ["StageSums", "measure", "recentred", "stage_expectation"]
 _COARSE_TEMPERATURE = 1.5
 _KEPT_CELLS = 24
 _PRUNED_AT = 1.0  # resolution over the step of the coarse grid at the particle's edge
+
+
+class _Keep(TypedDict):
+    temperature: float
+    max_rows: int
 
 
 @dataclass(frozen=True)
@@ -132,28 +139,35 @@ def _pruned(
     candidate: Candidate,
     generator: torch.Generator | None,
 ) -> DenseSums:
-    """Score a coarse grid at low resolution, then the children of its best cells."""
+    """Score the coarsest grid at low resolution, then the children of its best cells.
+
+    And theirs, until the stage's grid is reached; every grid at what it can follow.
+    """
     grid = config.grid(stage.radius)
     half_volumes = grid.half_volumes(grid.resize(candidate.maps))
-    order = stage.order - 1
-    step = 60 / 2**order
-    edge = math.radians(step) * 0.5 * config.diameter_angst
-    low = min(stage.radius, config.radius_of(_PRUNED_AT * edge))
-    at_low = _seen(views, config, low, candidate, _shifts(config, low, candidate))
+
+    def seen(order: int) -> DenseViews:
+        edge = math.radians(60 / 2**order) * 0.5 * config.diameter_angst
+        radius = min(stage.radius, config.radius_of(_PRUNED_AT * edge))
+        return _seen(views, config, radius, candidate, _shifts(config, radius, candidate))
+
+    keep: _Keep = {"temperature": _COARSE_TEMPERATURE, "max_rows": _KEPT_CELLS}
+    coarse = seen(COARSEST_ORDER)
     bank = Bank.make(
         half_volumes,
-        _grid(order, config.symmetry, generator),
+        _grid(COARSEST_ORDER, config.symmetry, generator),
         candidate.class_weight,
-        at_low.views.disc.frequencies_px,
+        coarse.views.disc.frequencies_px,
     )
-    kept = likeliest_rows(at_low, bank, temperature=_COARSE_TEMPERATURE, max_rows=_KEPT_CELLS)
+    cells, kept = Cells.of_bank(bank, 60 / 2**COARSEST_ORDER), likeliest_rows(coarse, bank, **keep)
+    for order in range(COARSEST_ORDER + 1, stage.order):
+        cells, kept = likely_children(seen(order), half_volumes, cells, kept, **keep)
     dense = _seen(views, config, stage.radius, candidate, _shifts(config, stage.radius, candidate))
     return pruned_expectation(
         dense,
         half_volumes,
-        bank,
+        cells,
         kept,
-        step_deg=step,
         window=noise_window(dense.views.disc, config.noise_radius_px),
         temperature=stage.temperature,
     )
@@ -199,6 +213,9 @@ def recentred(
     Returns:
         The views, and the candidate with the prior of the shifts that are left.
     """
-    moved = dense_evidence(*_dense(views, config, stage, candidate, None)).mean_shift_angst
+    if stage.order > COARSEST_ORDER:
+        moved = _pruned(views, config, stage, candidate, None).mean_shift_angst
+    else:
+        moved = dense_evidence(*_dense(views, config, stage, candidate, None)).mean_shift_angst
     left = config.extent_angst / stage.radius / 10
     return views.shifted(moved), replace(candidate, shift_prior_angst=max(left, 1.5))
