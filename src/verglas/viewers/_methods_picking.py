@@ -35,8 +35,24 @@ def _pick_template(step: MethodStep) -> str:
     )
 
 
+def _consensus(step: MethodStep) -> str:
+    kept, left = step.n_out("coordinates"), step.n_out("rejected")
+    of_all = f" of {kept + left}" if kept is not None and left is not None else ""
+    count = f"{kept}{of_all} places" if kept is not None else "Places"
+    mode = step.get("mode") or "model"
+    rule = {
+        "and": "all pickers found",
+        "or": "any picker found",
+        "vote": f"at least {step.get('min_votes') or 2} pickers found",
+        "model": "a latent-class model of the pickers' agreement, scores and of the images"
+        f" took for particles{step.text(' (probability at least {})', 'min_probability')}",
+    }.get(str(mode), "were chosen")
+    return f"Picks of several pickers were brought together; {count} that {rule} were kept."
+
+
 PICKING_SENTENCES: dict[str, Callable[[MethodStep], str]] = {
     "coordinates.from_particles": _from_particles,
+    "coordinates.consensus": _consensus,
     "micrographs.pick_template": _pick_template,
 }
 """What is said of each protocol."""

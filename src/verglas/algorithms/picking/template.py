@@ -25,17 +25,19 @@ from verglas.algorithms.picking.template_bank import TemplateBank
 from verglas.kernels.ctf import evaluate_ctf
 from verglas.kernels.fourier import next_fast_size, rfft_grid
 from verglas.kernels.peaks import find_peaks
-from verglas.kernels.spectrum import average_periodogram, radial_average
+from verglas.kernels.spectrum import radial_average, tile_periodograms
 
 __all__ = ["MicrographCtf", "TemplatePickConfig", "TemplatePicks", "pick_with_templates"]
 
 _LEAST_SEEN = 0.2
+_MOST_OVER_FLOOR = 1.25
 _LOCAL_SIGMA = 1.0  # of the diameter: wider than a particle, which must not even itself out
 _BLOCK = 4096  # pixels scored at a time
 _N_PROBES = 200
 _ALIKE = 0.98  # correlation of scores
 _TILE_DIAMETERS = 3.0
 _SPECTRUM_FLOOR = 1e-2  # of the median power
+_USUAL_POWER = (0.25, 1.5)  # of the median over tiles
 
 
 @dataclass(frozen=True)
@@ -88,11 +90,18 @@ class TemplatePicks:
 
 
 def _noise_power(image: PickingImage, pixel: float, frequency: Tensor) -> Tensor:
-    """Power of the image at each frequency of a grid, the valid part filling the whole."""
+    """Power of the image at each frequency of a grid.
+
+    The mean over the tiles of usual power: blank ones and those with a crystal or an edge of
+    carbon do not count.
+    """
     side = min(image.values.shape)
     tile = min(side, 2 * max(8, round(0.5 * _TILE_DIAMETERS * image.diameter_px)))
-    power = radial_average(average_periodogram(image.values[None], tile_px=tile))[0]
-    power = power / image.valid.mean().clamp(min=0.05)
+    tiles = tile_periodograms(image.values[None], tile_px=tile, step_px=tile // 2)[0].flatten(0, 1)
+    rings = radial_average(tiles)
+    level = rings[:, 1:].mean(dim=1)
+    usual = level / level.median().clamp(min=1e-12)
+    power = rings[(usual >= _USUAL_POWER[0]) & (usual <= _USUAL_POWER[1])].mean(dim=0)
     power = power.clamp(min=_SPECTRUM_FLOOR * float(power[1:].median()))
     place = (frequency * (tile * pixel)).clamp(max=len(power) - 1.001)
     low = place.long()
@@ -253,7 +262,9 @@ def pick_with_templates(
     floor = _false_alarm_sigma(n_trials, config.false_picks)
     heights = peaks.score.cpu().numpy().astype(np.float64)
     split = split_heights(heights, floor=floor)
-    threshold = (split.threshold if split.is_bimodal else floor) + config.threshold_shift
+    # contamination with its high peaks must not draw the threshold above particles
+    height = min(split.threshold, _MOST_OVER_FLOOR * floor) if split.is_bimodal else floor
+    threshold = height + config.threshold_shift
     keep = peaks.score >= threshold
     at = peaks.position_px[keep].round().long()
     at = torch.stack([at[:, 0].clamp(0, score.shape[1] - 1), at[:, 1].clamp(0, score.shape[0] - 1)])

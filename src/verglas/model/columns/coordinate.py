@@ -34,4 +34,5 @@ COORDINATE = (
         cryosparc="location/micrograph_uid",
     ),
     Column("diameter_angst", FLOAT, "Diameter of the particle.", low=0),
+    Column("n_pickers", INT, "How many pickers found the particle.", low=0),
 )
