@@ -1,0 +1,1 @@
+"""Pick particles with the networks of Topaz."""
