@@ -38,7 +38,7 @@ from verglas.simulate.training_fields import FieldConfig, TrainingField, draw_tr
 _MATCH_PX = 0.25 * PARTICLE_PX
 _WARM_STEPS = 200
 _CALIBRATION_SEED, _TEST_SEED = 10_001, 20_001
-_SIGNALS = (0.04, 0.1, 0.2, 0.4, 0.8, 3.0)
+_SIGNALS = (0.04, 0.1, 0.2, 0.4, 0.8, 5.0)
 
 Batch = tuple[Tensor, Targets, Tensor]
 

@@ -162,6 +162,15 @@ def test_blank_parts_are_marked_and_zero():
     assert float(small.valid[:, 60:].min()) == 1.0
 
 
+def test_borders_filled_by_repetition_are_blank():
+    image = torch.randn(400, 400, generator=torch.Generator().manual_seed(2))
+    image[:60], image[:, -80:] = image[60:61].clone(), image[:, -81:-80].clone()
+    small = reduce_micrograph(image, pixel_size_angst=2.0, diameter_angst=80.0)
+    assert float(small.valid[:28].max()) == 0.0
+    assert float(small.valid[:, -36:].max()) == 0.0
+    assert float(small.valid[40:, :150].min()) == 1.0
+
+
 @pytest.mark.parametrize("value", [math.nan, 0.0, 7.0])
 def test_an_image_of_nothing_has_no_picks(picker, value):
     assert not len(_picks(picker, np.full((200, 300), value, np.float32), 60.0).probability)

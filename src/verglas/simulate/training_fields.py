@@ -24,6 +24,8 @@ Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 Rng = np.random.Generator
 
+_DENSE_FRACTION = 0.25
+_PUSHES = 12
 _MARGIN_PX = 16  # particles and waves come in from outside; cut off at the end
 _WAVELENGTH_ANGST = {300.0: 0.019687, 200.0: 0.025079, 120.0: 0.033492}
 
@@ -45,7 +47,7 @@ class FieldConfig:
     side_px: int = 144
     diameter_px: float = 20.0
     min_snr: float = 0.04
-    max_snr: float = 3.0
+    max_snr: float = 5.0
     dirt_fraction: float = 0.35
     empty_fraction: float = 0.08
     kind: str = ""
@@ -71,7 +73,9 @@ class TrainingField:
 
 
 def _places(rng: Rng, side: int, diameter_px: float) -> NDArray[np.float64]:
-    """Throw particles, and drop those too near to an earlier one; sometimes many, in clusters."""
+    """Throw particles, and drop those too near to an earlier one; or pack them densely."""
+    if rng.uniform() < _DENSE_FRACTION:
+        return _packed(rng, side, diameter_px * rng.uniform(0.85, 1.15))
     room = (side / diameter_px) ** 2
     n = max(1, int(room * np.exp(rng.uniform(np.log(0.05), np.log(1.6)))))
     thrown = rng.uniform(0, side, (n, 2))
@@ -84,6 +88,21 @@ def _places(rng: Rng, side: int, diameter_px: float) -> NDArray[np.float64]:
         for first, second in sorted(cKDTree(thrown).query_pairs(distance)):
             is_kept[second] &= not is_kept[first]
     return thrown[is_kept]
+
+
+def _packed(rng: Rng, side: int, distance_px: float) -> NDArray[np.float64]:
+    """Throw as many particles as have room, and let them push each other apart."""
+    n = int((side / distance_px) ** 2 * rng.uniform(0.75, 1.1))
+    places = rng.uniform(0, side, (n, 2))
+    for _ in range(_PUSHES):
+        pairs = cKDTree(places).query_pairs(distance_px, output_type="ndarray")
+        apart = places[pairs[:, 0]] - places[pairs[:, 1]]
+        length = np.hypot(*apart.T)[:, None]
+        push = apart * (0.5 * (distance_px - length) / np.maximum(length, 1e-6))
+        np.add.at(places, pairs[:, 0], push)
+        np.add.at(places, pairs[:, 1], -push)
+        places = np.clip(places, 0, side - 1e-3)
+    return places
 
 
 def _contrast_transfer(rng: Rng, side: int, diameter_px: float) -> tuple[Floats, Floats]:

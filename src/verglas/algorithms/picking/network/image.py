@@ -121,12 +121,19 @@ def level_images(images: Tensor, valid: Tensor) -> Tensor:
 
 
 def _valid_pixels(image: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Mark parts of the image with contrast between neighbours: `shape`."""
-    contrast = torch.zeros_like(image)
-    contrast[:, 1:] = (image[:, 1:] - image[:, :-1]).abs()
-    blocks = F.adaptive_avg_pool2d(contrast[None], (max(1, shape[0] // 4), max(1, shape[1] // 4)))
-    is_blank = (blocks <= _BLANK_CONTRAST * blocks.median()).float()
-    wide = F.interpolate(is_blank[None], size=shape, mode="nearest")[0, 0]
+    """Mark parts of the image with contrast between neighbours, along x and along y: `shape`.
+
+    A border that was filled by repeating the last line has contrast one way only.
+    """
+    blocks = (max(1, shape[0] // _POOL_PX), max(1, shape[1] // _POOL_PX))
+    is_blank = torch.zeros(blocks, device=image.device)
+    for axis in (0, 1):
+        contrast = torch.zeros_like(image)
+        n = image.shape[axis] - 1
+        contrast.narrow(axis, 1, n).copy_(image.diff(dim=axis).abs())
+        mean = F.adaptive_avg_pool2d(contrast[None], blocks)[0]
+        is_blank = torch.maximum(is_blank, (mean <= _BLANK_CONTRAST * mean.median()).float())
+    wide = F.interpolate(is_blank[None, None], size=shape, mode="nearest")[0, 0]
     return 1.0 - wide
 
 
