@@ -17,9 +17,18 @@ Ends = NDArray[np.int32]
 
 @njit(inline="always", fastmath=True, cache=True)
 def _turn(
-    re: Real, im: Real, x: float, y: float, ends: Ends, size: int, out_re: Real, out_im: Real
+    re: Real,
+    im: Real,
+    x: float,
+    y: float,
+    ends: Ends,
+    size: int,
+    out_re: Real,
+    out_im: Real,
+    sum_re: Real,
+    sum_im: Real,
 ) -> None:
-    """Multiply a transform by exp(2 pi i k.(x, y)), frequencies in cycles per patch."""
+    """Multiply a transform by exp(2 pi i k.(x, y)), k in cycles per patch, and add it to sums."""
     n_rows = (re.shape[0] + 1) // 2
     columns = re.shape[1]
     cx, sx = np.empty(columns, np.float32), np.empty(columns, np.float32)
@@ -33,8 +42,36 @@ def _turn(
         for j in range(ends[i]):
             a = c * cx[j] - s * sx[j]
             b = s * cx[j] + c * sx[j]
-            out_re[i, j] = re[i, j] * a - im[i, j] * b
-            out_im[i, j] = re[i, j] * b + im[i, j] * a
+            turned_re = re[i, j] * a - im[i, j] * b
+            turned_im = re[i, j] * b + im[i, j] * a
+            out_re[i, j], out_im[i, j] = turned_re, turned_im
+            sum_re[i, j] += turned_re
+            sum_im[i, j] += turned_im
+
+
+@njit(inline="always", fastmath=True, cache=True)
+def _near_sums(re: Real, im: Real, memory: Real, ends: Ends, out_re: Real, out_im: Real) -> None:
+    """Add to each frame the others, each times memory to the power of its distance in time."""
+    n_frames, n_rows, _ = re.shape
+    for i in range(n_rows):
+        for j in range(ends[i]):
+            out_re[0, i, j] = re[0, i, j]
+            out_im[0, i, j] = im[0, i, j]
+    for f in range(1, n_frames):
+        for i in range(n_rows):
+            for j in range(ends[i]):
+                out_re[f, i, j] = re[f, i, j] + memory[i, j] * out_re[f - 1, i, j]
+                out_im[f, i, j] = im[f, i, j] + memory[i, j] * out_im[f - 1, i, j]
+    later_re = np.zeros(re.shape[1:], np.float32)
+    later_im = np.zeros(re.shape[1:], np.float32)
+    for g in range(n_frames - 1):
+        f = n_frames - 2 - g
+        for i in range(n_rows):
+            for j in range(ends[i]):
+                later_re[i, j] = memory[i, j] * (later_re[i, j] + re[f + 1, i, j])
+                later_im[i, j] = memory[i, j] * (later_im[i, j] + im[f + 1, i, j])
+                out_re[f, i, j] += later_re[i, j]
+                out_im[f, i, j] += later_im[i, j]
 
 
 @njit(nogil=True, fastmath=True, cache=True)
@@ -43,12 +80,16 @@ def compare_frames(
     im: Real,
     displacement: Double,
     weight: Real,
+    near_weight: Real,
+    memory: Real,
+    has_near: bool,
     ends: Ends,
     size: int,
     loglik: Double,
     gradient: Double,
     curvature: Double,
     power: Double,
+    near_power: Double,
 ) -> None:
     """Evaluate the likelihood of a motion and how it changes, patch by patch.
 
@@ -57,13 +98,17 @@ def compare_frames(
             `(r - 1) / 2` and their negatives, columns 0 to `c - 1`.
         displacement: `[p, f, 2]`, x and y, of a feature in each frame, in pixels of the patch.
         weight: `[r, c]`, of the power of the sum of frames; half for column 0.
+        near_weight: `[r, c]`, of the products of frames with those near in time.
+        memory: `[r, c]`, how much of a frame's signal is in the next one.
+        has_near: whether `near_weight` counts.
         ends: `[r]`, columns of each row that count; what lies behind is not looked at.
         size: of the patch in pixels.
         loglik: `[p]`, gets the likelihood.
         gradient: `[p, f, 2]`, gets its derivative by displacement, a pixel.
-        curvature: `[p]`, gets the weighted power of the sum times squared frequency
-            (radians a pixel, mean of x and y).
+        curvature: `[p]`, gets the weighted powers times squared frequency (radians a
+            pixel, mean of x and y).
         power: `[r, c]`, the power of the sum of frames is added to it.
+        near_power: `[r, c]`, the same of products of frames near in time.
     """
     n_patches, n_frames, n_rows, n_columns = re.shape
     positive = (n_rows + 1) // 2
@@ -72,16 +117,14 @@ def compare_frames(
     turned_im = np.empty((n_frames, n_rows, n_columns), np.float32)
     sum_re = np.empty((n_rows, n_columns), np.float32)
     sum_im = np.empty((n_rows, n_columns), np.float32)
+    near_re = np.empty((n_frames if has_near else 0, n_rows, n_columns), np.float32)
+    near_im = np.empty((n_frames if has_near else 0, n_rows, n_columns), np.float32)
     for p in range(n_patches):
         sum_re[:] = 0.0
         sum_im[:] = 0.0
         for f in range(n_frames):
             x, y = displacement[p, f]
-            _turn(re[p, f], im[p, f], x, y, ends, size, turned_re[f], turned_im[f])
-            for i in range(n_rows):
-                for j in range(ends[i]):
-                    sum_re[i, j] += turned_re[f, i, j]
-                    sum_im[i, j] += turned_im[f, i, j]
+            _turn(re[p, f], im[p, f], x, y, ends, size, turned_re[f], turned_im[f], sum_re, sum_im)
         total, curved = 0.0, 0.0
         for i in range(n_rows):
             ky = i if i < positive else i - n_rows
@@ -95,15 +138,37 @@ def compare_frames(
                 sum_im[i, j] *= weight[i, j]
             total += float(row)
             curved += float(row_curved)
+        if has_near:
+            _near_sums(turned_re, turned_im, memory, ends, near_re, near_im)
+            for f in range(n_frames):
+                for i in range(n_rows):
+                    ky = i if i < positive else i - n_rows
+                    row, row_curved = np.float32(0.0), np.float32(0.0)
+                    for j in range(ends[i]):
+                        product = (
+                            near_re[f, i, j] * turned_re[f, i, j]
+                            + near_im[f, i, j] * turned_im[f, i, j]
+                        )
+                        near_power[i, j] += product
+                        row += near_weight[i, j] * product
+                        row_curved += near_weight[i, j] * product * np.float32(ky * ky + j * j)
+                        near_re[f, i, j] = near_weight[i, j] * near_re[f, i, j] + sum_re[i, j]
+                        near_im[f, i, j] = near_weight[i, j] * near_im[f, i, j] + sum_im[i, j]
+                    total += float(row)
+                    curved += float(row_curved)
         loglik[p] = total
         curvature[p] = 0.5 * unit * unit * curved
         for f in range(n_frames):
             along_x, along_y = 0.0, 0.0
+            target_re = near_re[f] if has_near else sum_re
+            target_im = near_im[f] if has_near else sum_im
             for i in range(n_rows):
                 ky = i if i < positive else i - n_rows
                 row_x, row_y = np.float32(0.0), np.float32(0.0)
                 for j in range(ends[i]):
-                    cross = sum_re[i, j] * turned_im[f, i, j] - sum_im[i, j] * turned_re[f, i, j]
+                    cross = (
+                        target_re[i, j] * turned_im[f, i, j] - target_im[i, j] * turned_re[f, i, j]
+                    )
                     row_x += cross * np.float32(j)
                     row_y += cross
                 along_x += float(row_x)

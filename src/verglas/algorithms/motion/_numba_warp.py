@@ -18,9 +18,9 @@ _MARGIN = 4
 
 @njit(inline="always", fastmath=True, cache=True)
 def _fold(x: float, last: float) -> float:
-    """Mirror a position at the first and the last pixel."""
+    """Mirror a position at the first and the last pixel; one far away comes to an end."""
     x = abs(x)
-    return 2.0 * last - x if x > last else x
+    return max(0.0, 2.0 * last - x) if x > last else x
 
 
 @njit(inline="always", fastmath=True, cache=True)

@@ -18,7 +18,13 @@ from verglas.algorithms.motion.coarse import coarse_path
 from verglas.algorithms.motion.dose import DosePlan, dose_weights, plan_dose
 from verglas.algorithms.motion.field import MotionField, MotionOrder, time_basis
 from verglas.algorithms.motion.frames import Correction, Frames, FrameSource, Survey, open_frames
-from verglas.algorithms.motion.likelihood import Fit, fit_motion, patch_basis, start_fit
+from verglas.algorithms.motion.likelihood import (
+    Fit,
+    add_fading_signal,
+    fit_motion,
+    patch_basis,
+    start_fit,
+)
 from verglas.algorithms.motion.order import ORDERS, Trial, choose_order
 from verglas.algorithms.motion.oversample import FineGrid, crop_spectrum, even_size
 from verglas.algorithms.motion.patches import PatchSpectra, cut_patches, plan_patches
@@ -35,7 +41,11 @@ Double = NDArray[np.float64]
 
 _COARSE_ANGST = 10.0
 _BLUR_ANGST = 6.0
+# molecules of vitreous water move by about 1 A (RMS, in three dimensions) in the exposure of
+# 1 e/A^2 (McMullan 2015, doi:10.1016/j.ultramic.2015.07.004): 2 pi^2 / 3 of exp(-x k^2)
+_WATER_ANGST2 = 6.6
 _FEWEST_PATCHES = 2
+_NEARLY_PX = 0.05
 _ERROR_PATCHES = 36
 
 
@@ -115,7 +125,8 @@ def align_movie(
         frames = open_frames(source, numbers, correction or Correction(), pool)
         used = frames.survey.used
         if len(used) > 1:
-            found = _find_motion(frames, config, pixel_size_angst, pool, threads)
+            dose = frame_dose_e_per_angst2 or frames.survey.mean / pixel_size_angst**2
+            found = _find_motion(frames, config, pixel_size_angst, dose, pool, threads)
         else:
             found = _Motion(_no_motion(frames, pixel_size_angst))
         plan = None
@@ -186,7 +197,12 @@ def _dose_plan(
 
 
 def _find_motion(
-    frames: Frames, config: AlignConfig, pixel_size_angst: float, pool: Executor, threads: int
+    frames: Frames,
+    config: AlignConfig,
+    pixel_size_angst: float,
+    dose_e_per_angst2: float,
+    pool: Executor,
+    threads: int,
 ) -> _Motion:
     """Measure the motion from coarse to fine."""
     padded = frames.padded_shape
@@ -219,8 +235,11 @@ def _find_motion(
     reach = int(0.48 * patch_grid.size)
     patches = cut_patches([small for small, _ in reduced], patch_grid, path_px, reach, pool)
     del reduced
+    frequency = np.arange(2 * reach) / (patch_grid.size * float(pixel.mean()))
+    memory = np.exp(-_WATER_ANGST2 * dose_e_per_angst2 * frequency**2)
     whole = start_fit(patches, visible, MotionOrder(), path_px)
-    whole = fit_motion(patches, whole, slice(None), pool, threads)
+    whole = fit_motion(patches, whole, slice(None), pool, threads, done_px=_NEARLY_PX)
+    whole = add_fading_signal(patches, whole, memory, pool, threads)
     whole = replace(whole, roughness=path_prior(whole))
     order, trials = _order(patches, visible, whole, config.orders, pool, threads)
     fit = whole
@@ -267,7 +286,9 @@ def _as_motion(
         offset,
     )
     spectra = fit.spectra
-    ratio = np.zeros(0) if spectra is None else spectra.signal / spectra.noise
+    ratio = (
+        np.zeros(0) if spectra is None else (spectra.signal + spectra.near_signal) / spectra.noise
+    )
     return _Motion(
         motion,
         trials,

@@ -19,14 +19,27 @@ from verglas.algorithms.motion._numba_likelihood import compare_frames
 from verglas.algorithms.motion.field import MotionOrder, space_basis, time_basis
 from verglas.algorithms.motion.patches import PatchSpectra
 
-__all__ = ["Evidence", "Fit", "Spectra", "evaluate", "fit_motion", "patch_basis", "start_fit"]
+__all__ = [
+    "Evidence",
+    "Fit",
+    "Spectra",
+    "add_fading_signal",
+    "evaluate",
+    "fit_motion",
+    "patch_basis",
+    "start_fit",
+]
 
 log = logging.getLogger(__name__)
 
 Double = NDArray[np.float64]
+Real = NDArray[np.float32]
 
 _LOWEST = 1.5  # cycles per patch: below, patches differ by their background
 _LOCAL_SPREAD_PX = 20.0  # prior of a control point
+_LEAST_NEAR_SHARE = 0.15
+_SLOW = 0.4  # share of the fading signal that is left at the end of the movie
+_LONGEST_STEP_PX = 3.0
 _SHELL_SMOOTHING = np.array([0.25, 0.5, 0.25])
 
 
@@ -35,16 +48,28 @@ class Spectra:
     """What is known of signal and noise.
 
     Attributes:
-        signal, noise: `[shells]`, power of a coefficient in one frame.
+        signal, noise: `[shells]`, power of a coefficient in one frame; the signal is what all
+            frames have in common.
+        near_signal: `[shells]`, power of what fades from frame to frame, as moving water does.
         weight: `[r, c]`, of the power of the sum in the likelihood.
+        near_weight: `[r, c]`, of products of frames near in time.
+        memory: `[r, c]`, how much of the fading signal is in the next frame.
+        coupling: `[f, f]`, expected curvature of the likelihood of one patch by the
+            displacements along one axis, a pixel.
+        near_share: part of what is known of the motion that the fading signal gives.
         multiplicity: `[r, c]`, 1 for a coefficient that counts, a half where its conjugate is
             there too, 0 where it does not count.
     """
 
     signal: Double
     noise: Double
-    weight: NDArray[np.float32]
+    near_signal: Double
+    weight: Real
+    near_weight: Real
+    memory: Real
     multiplicity: Double
+    coupling: Double
+    near_share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -54,14 +79,16 @@ class Evidence:
     Attributes:
         loglik: `[p]`.
         gradient: `[p, f, 2]`, by displacement in pixels.
-        curvature: `[p]`, of the likelihood by the difference of two frames.
+        curvature: `[p]`, of the likelihood by displacement, in arbitrary units.
         power: `[r, c]`, of the sums of frames, summed over patches.
+        near_power: `[r, c]`, of products of frames near in time, summed over patches.
     """
 
     loglik: Double
     gradient: Double
     curvature: Double
     power: Double
+    near_power: Double
 
 
 @dataclass(frozen=True)
@@ -136,10 +163,26 @@ def start_fit(
     return Fit(order, path_px, empty, space, np.zeros((n, n)), spectra, roughness)
 
 
+def blank_spectra(patches: PatchSpectra, memory: Double | None = None) -> Spectra:
+    """Make spectra before anything is known.
+
+    Args:
+        patches: of the movie.
+        memory: `[shells]`, how much of the fading signal is in the next frame; None where
+            no signal fades.
+    """
+    shell = np.rint(patches.radius).astype(int)
+    zero = np.zeros(int(shell.max()) + 1)
+    flat = np.zeros(shape := shell.shape, np.float32)
+    kept = flat if memory is None else memory[shell].astype(np.float32)
+    empty = np.zeros((patches.n_frames, patches.n_frames))
+    return Spectra(zero, zero, zero, flat, flat, kept, np.zeros(shape), empty)
+
+
 def evaluate(
     patches: PatchSpectra,
     displacement: Double,
-    weight: NDArray[np.float32],
+    spectra: Spectra,
     chosen: slice,
     pool: Executor,
     threads: int,
@@ -149,7 +192,7 @@ def evaluate(
     Args:
         patches: of the movie.
         displacement: `[p, f, 2]` of all patches, in pixels.
-        weight: `[r, c]`.
+        spectra: known so far.
         chosen: patches that take part.
         pool: for threads.
         threads: how many parts to make.
@@ -158,31 +201,62 @@ def evaluate(
     count, n_frames = last - first, patches.n_frames
     loglik, curved = np.empty(count), np.empty(count)
     gradient = np.empty((count, n_frames, 2))
-    power = np.zeros((threads, *weight.shape))
+    powers = np.zeros((2, threads, *spectra.weight.shape))
     left = displacement - patches.start
     bounds = np.linspace(first, last, threads + 1).astype(int)
+    has_near = bool(spectra.memory.any())
 
     def part(i: int) -> None:
         a, b = bounds[i], bounds[i + 1]
         own = slice(a - first, b - first)
         compare_frames(
-            patches.re[a:b], patches.im[a:b], left[a:b], weight, patches.ends, patches.grid.size,
-            loglik[own], gradient[own], curved[own], power[i],
+            patches.re[a:b], patches.im[a:b], left[a:b], spectra.weight, spectra.near_weight,
+            spectra.memory, has_near, patches.ends, patches.grid.size,
+            loglik[own], gradient[own], curved[own], powers[0, i], powers[1, i],
         )  # fmt: skip
 
     list(pool.map(part, range(threads)))
     radians2 = 0.5 * (2.0 * np.pi / patches.grid.size * patches.radius) ** 2
-    alone = np.einsum("prc,rc->p", patches.own[first:last], weight * radians2)
-    pairs = max(1, n_frames * (n_frames - 1))
-    return Evidence(loglik, gradient, 2.0 * (curved - alone) / pairs, power.sum(axis=0))
+    total_weight = spectra.weight + spectra.near_weight
+    alone = np.einsum("prc,rc->p", patches.own[first:last], total_weight * radians2)
+    power, near_power = powers.sum(axis=1)
+    return Evidence(loglik, gradient, curved - alone, power, near_power)
 
 
-def measure_spectra(patches: PatchSpectra, power: Double, chosen: slice) -> Spectra:
-    """Separate signal and noise by how much more power the sum has than its frames.
+def add_fading_signal(
+    patches: PatchSpectra, fit: Fit, memory: Double, pool: Executor, threads: int
+) -> Fit:
+    """Let a fit use signal that fades from frame to frame, where there is enough of it.
 
     Args:
         patches: of the movie.
-        power: `[r, c]`, of the sums of frames over the chosen patches.
+        fit: without such signal.
+        memory: `[shells]`, how much of the signal is in the next frame.
+        pool: for threads.
+        threads: how many parts to make.
+    """
+    every = slice(None)
+    blank = blank_spectra(patches, memory)
+    evidence = evaluate(patches, fit.displacement(), blank, every, pool, threads)
+    spectra = measure_spectra(patches, evidence, blank.memory, every)
+    if spectra.near_share < _LEAST_NEAR_SHARE:
+        return fit
+    log.debug("%.0f %% of the likelihood is of fading signal", 100 * spectra.near_share)
+    return fit_motion(patches, replace(fit, spectra=spectra), every, pool, threads)
+
+
+def measure_spectra(
+    patches: PatchSpectra, evidence: Evidence, memory: Real, chosen: slice
+) -> Spectra:
+    """Separate lasting signal, fading signal and noise, shell by shell.
+
+    Products of different frames tell signal from noise; products of frames near in time and
+    of all frames tell what fades from what lasts.
+
+    Args:
+        patches: of the movie.
+        evidence: of the chosen patches.
+        memory: `[r, c]`, how much of the fading signal is in the next frame.
         chosen: patches.
     """
     n_frames = patches.n_frames
@@ -190,20 +264,72 @@ def measure_spectra(patches: PatchSpectra, power: Double, chosen: slice) -> Spec
     n_shells = int(shell.max()) + 1
     own = patches.own[chosen]
     count = np.bincount(shell.ravel(), minlength=n_shells) * max(1, len(own))
-    alone = np.bincount(shell.ravel(), own.sum(axis=0).ravel(), n_shells) / count
-    together = np.bincount(shell.ravel(), power.ravel(), n_shells) / count
-    pairs = max(1, n_frames * (n_frames - 1))
-    signal = np.convolve(np.pad((together - alone) / pairs, 1, "edge"), _SHELL_SMOOTHING, "valid")
+
+    def by_shell(values: NDArray[np.float64]) -> Double:
+        return np.asarray(np.bincount(shell.ravel(), values.ravel(), n_shells) / count)
+
+    alone = by_shell(own.sum(axis=0))
+    kept = by_shell(memory.astype(np.float64) * max(1, len(own)))
+    lag = np.abs(np.arange(n_frames)[:, None] - np.arange(n_frames)[None])
+    fading = kept[:, None] ** np.arange(1.0, n_frames)  # [shells, lag - 1]
+    pairs = np.maximum(2.0 * np.arange(n_frames - 1, 0, -1), 1e-30)
+    lasting, fades = _smooth(by_shell(evidence.power) - alone), np.zeros(n_shells)
+    mixed, both = fading @ pairs, fading**2 @ pairs
+    signal = lasting / pairs.sum()
     mean = alone / n_frames
-    spread = mean * np.sqrt(2.0 / pairs / count)
+    if memory.any():
+        signal, fades = _two_signals(
+            lasting, _smooth(by_shell(evidence.near_power) - alone), pairs.sum(), mixed, both
+        )
+        # what lasts almost as long as the movie cannot be told from what stays
+        slow = kept**n_frames > _SLOW
+        signal = np.where(slow, lasting / pairs.sum(), signal)
+        fades = np.where(slow, 0.0, fades)
+    spread = mean * np.sqrt(2.0 / pairs.sum() / count)
     signal = np.where(signal > spread, signal, 0.0)
-    noise = np.maximum(mean - signal, 1e-3 * mean + 1e-30)
-    by_shell = signal / (noise * (noise + n_frames * signal))
+    fades = np.where(fades > mean * np.sqrt(2.0 / np.maximum(both, 1e-9) / count), fades, 0.0)
+    noise = np.maximum(mean - signal - fades, 1e-3 * mean + 1e-30)
+    weight = signal / (noise * (noise + n_frames * signal))
+    near = fades / (noise * (noise + fades * (1.0 + kept) / np.maximum(1.0 - kept, 1e-3)))
     reach = patches.re.shape[3] - 1
     multiplicity = ((patches.radius >= _LOWEST) & (patches.radius <= reach)).astype(np.float64)
     multiplicity[:, 0] *= 0.5
-    weight = (by_shell[shell] * multiplicity).astype(np.float32)
-    return Spectra(signal, noise, weight, multiplicity)
+    counted = by_shell(multiplicity) * count
+    radians2 = 0.5 * (2.0 * np.pi / patches.grid.size * np.arange(n_shells)) ** 2
+    known = (weight[:, None] + near[:, None] * fading) * (signal[:, None] + fades[:, None] * fading)
+    by_lag = 2.0 * (counted * radians2) @ known
+    lasting_alone = 2.0 * float((counted * radians2) @ (weight * signal)) * pairs.sum()
+    links = np.concatenate([[0.0], by_lag])[lag]
+    return Spectra(
+        signal,
+        noise,
+        fades,
+        (weight[shell] * multiplicity).astype(np.float32),
+        (near[shell] * multiplicity).astype(np.float32),
+        memory,
+        multiplicity,
+        np.diag(links.sum(axis=1)) - links,
+        1.0 - lasting_alone / max(float(by_lag @ pairs), 1e-30),
+    )
+
+
+def _smooth(line: Double) -> Double:
+    return np.asarray(np.convolve(np.pad(line, 1, "edge"), _SHELL_SMOOTHING, "valid"))
+
+
+def _two_signals(
+    lasting: Double, near: Double, n_pairs: float, mixed: Double, both: Double
+) -> tuple[Double, Double]:
+    """Solve for the powers of lasting and fading signal, neither below zero."""
+    determinant = n_pairs * both - mixed**2
+    safe = np.maximum(determinant, 1e-9 * n_pairs * np.maximum(both, 1e-30))
+    signal = (lasting * both - near * mixed) / safe
+    fades = (near * n_pairs - lasting * mixed) / safe
+    signal, fades = (
+        np.where(fades < 0, lasting / n_pairs, np.maximum(signal, 0.0)),
+        np.where(signal < 0, near / np.maximum(both, 1e-30), np.maximum(fades, 0.0)),
+    )
+    return signal, fades
 
 
 def fit_motion(
@@ -230,14 +356,19 @@ def fit_motion(
     spectra = fit.spectra
     for _ in range(max_iterations):
         displacement = fit.displacement()
-        if spectra is None:
-            flat = np.zeros(patches.re.shape[2:], np.float32)
-            spectra = measure_spectra(
-                patches, evaluate(patches, displacement, flat, chosen, pool, threads).power, chosen
+        if spectra is None or not spectra.multiplicity.any():
+            spectra = blank_spectra(patches) if spectra is None else spectra
+            evidence = evaluate(patches, displacement, spectra, chosen, pool, threads)
+            spectra = measure_spectra(patches, evidence, spectra.memory, chosen)
+        evidence = evaluate(patches, displacement, spectra, chosen, pool, threads)
+        spectra = measure_spectra(patches, evidence, spectra.memory, chosen)
+        step = _newton_step(replace(fit, spectra=spectra), evidence, chosen)
+        far = float(np.abs(step.displacement()).max())
+        if far > _LONGEST_STEP_PX:
+            short = _LONGEST_STEP_PX / far
+            step = replace(
+                step, path_px=short * step.path_px, coefficients_px=short * step.coefficients_px
             )
-        evidence = evaluate(patches, displacement, spectra.weight, chosen, pool, threads)
-        spectra = measure_spectra(patches, evidence.power, chosen)
-        step = _newton_step(fit, evidence, chosen)
         fit = replace(
             fit,
             path_px=fit.path_px + step.path_px,
@@ -253,12 +384,15 @@ def fit_motion(
 
 def _newton_step(fit: Fit, evidence: Evidence, chosen: slice) -> Fit:
     """Solve for the change of all parameters; both axes have the same curvature."""
+    if fit.spectra is None:
+        raise ValueError("spectra must be measured before a step")
     n_frames = len(fit.path_px)
     space = fit.space[chosen]
+    coupling = fit.spectra.coupling
+    # patches that hold more signal than others bend the likelihood more
     typical = max(float(evidence.curvature.mean()), 1e-12)
-    curvature = np.maximum(evidence.curvature, 0.2 * typical)
-    coupling = n_frames * np.eye(n_frames) - 1.0
-    path = coupling[1:, 1:] * curvature.sum()
+    strength = np.maximum(evidence.curvature / typical, 0.2)
+    path = coupling[1:, 1:] * strength.sum()
     right = [evidence.gradient.sum(axis=0)[1:]]
     if fit.roughness is not None:
         path = path + fit.roughness
@@ -267,13 +401,13 @@ def _newton_step(fit: Fit, evidence: Evidence, chosen: slice) -> Fit:
     if fit.order.is_local:
         time = time_basis(n_frames, fit.order.n_t)
         n_local = space.shape[1] * time.shape[1]
-        mixed = np.kron(curvature @ space, (coupling @ time)[1:])
-        local = np.kron((space * curvature[:, None]).T @ space, time.T @ coupling @ time)
+        mixed = np.kron(strength @ space, (coupling @ time)[1:])
+        local = np.kron((space * strength[:, None]).T @ space, time.T @ coupling @ time)
         local += np.eye(n_local) / _LOCAL_SPREAD_PX**2
         matrix = np.block([[path, mixed], [mixed.T, local]])
         pulled = np.einsum("pm,ft,pfc->mtc", space, time, evidence.gradient).reshape(n_local, 2)
         right.append(pulled - fit.coefficients_px.reshape(n_local, 2) / _LOCAL_SPREAD_PX**2)
-    matrix = matrix + 1e-9 * typical * np.eye(len(matrix))
+    matrix = matrix + (1e-9 * float(np.trace(matrix)) / len(matrix) + 1e-12) * np.eye(len(matrix))
     solved = cho_solve(cho_factor(matrix), np.concatenate(right))
     path_step = np.concatenate([np.zeros((1, 2)), solved[: n_frames - 1]])
     local_step = solved[n_frames - 1 :].reshape(fit.coefficients_px.shape)

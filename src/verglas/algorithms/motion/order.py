@@ -4,16 +4,11 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from verglas.algorithms.motion.field import MotionOrder
-from verglas.algorithms.motion.likelihood import Fit, Spectra, evaluate, fit_motion, start_fit
+from verglas.algorithms.motion.likelihood import Fit, evaluate, fit_motion, start_fit
 from verglas.algorithms.motion.patches import PatchSpectra
 
 __all__ = ["ORDERS", "Trial", "choose_order"]
-
-Double = NDArray[np.float64]
 
 ORDERS = (
     MotionOrder(),
@@ -72,48 +67,40 @@ def choose_order(
     sides = (slice(0, half), slice(half, len(patches.grid)))
     if half == 0 or half == len(patches.grid):
         return orders[0], [Trial(orders[0], 0.0)]
-    trials: list[Trial] = []
-    base = best = 0.0
-    chosen, n_worse = orders[0], 0
-    for order in orders:
-        if order.is_local and (order.n_x * order.n_y > half or order.n_t > patches.n_frames):
+    trials = [Trial(orders[0], 0.0)]
+    chosen, best, n_worse = orders[0], 0.0, 0
+    whole = start_fit(patches, shape, orders[0], start.path_px)
+    for order in orders[1:]:
+        if order.n_x * order.n_y > half or order.n_t > patches.n_frames:
             break
-        score = 0.0
+        # the motion that counts is fitted to twice as many patches, which halves the loss by
+        # its uncertainty: half a unit of log-likelihood for each parameter (Burman 1989)
+        score = float((order.n_x * order.n_y - 1) * (order.n_t - 1))
         for train, test in (sides, sides[::-1]):
             fit = start_fit(patches, shape, order, start.path_px, start.spectra, start.roughness)
             fit = fit_motion(patches, fit, train, pool, threads, max_iterations=4, done_px=_DONE_PX)
-            score += _held_out(patches, fit, test, pool, threads)
-        if order.is_local:
-            # the motion that counts is fitted to twice as many patches, which halves the loss by
-            # its uncertainty: half a unit of log-likelihood for each parameter (Burman 1989)
-            score += (order.n_x * order.n_y - 1) * (order.n_t - 1)
-        base = score if not trials else base
-        trials.append(Trial(order, score - base))
-        if score - base > best or len(trials) == 1:
-            best, chosen, n_worse = score - base, order, 0
+            score += _held_out(patches, fit, whole, test, pool, threads)
+        trials.append(Trial(order, score))
+        if score > best:
+            best, chosen, n_worse = score, order, 0
         else:
             n_worse += 1
-            if n_worse == _PATIENCE or score - base < best - _CLEARLY:
+            if n_worse == _PATIENCE or score < best - _CLEARLY:
                 break
     return chosen, trials
 
 
-def _held_out(patches: PatchSpectra, fit: Fit, test: slice, pool: Executor, threads: int) -> float:
-    """Log-likelihood of patches under a motion and the spectra of the patches it came from."""
-    spectra = fit.spectra
-    if spectra is None:
+def _held_out(
+    patches: PatchSpectra, fit: Fit, whole: Fit, test: slice, pool: Executor, threads: int
+) -> float:
+    """Log-likelihood ratio, in patches not fitted to, of a motion and that of the whole frame.
+
+    Both are judged by the spectra that the finer motion was fitted with.
+    """
+    if fit.spectra is None:
         raise ValueError("the motion must be fitted before it is judged")
-    power = evaluate(patches, fit.displacement(), spectra.weight, test, pool, threads).power
-    return _loglik(patches, power, spectra, test)
-
-
-def _loglik(patches: PatchSpectra, power: Double, spectra: Spectra, chosen: slice) -> float:
-    n_frames = patches.n_frames
-    shell = np.rint(patches.radius).astype(int)
-    signal, noise = spectra.signal[shell], spectra.noise[shell]
-    counted = spectra.multiplicity
-    own = patches.own[chosen]
-    strongest = noise + n_frames * signal
-    fixed = (n_frames - 1) * np.log(noise) + np.log(strongest)
-    explained = signal / (noise * strongest) * power
-    return float((counted * (explained - own.sum(axis=0) / noise - len(own) * fixed)).sum())
+    finer, coarser = (
+        evaluate(patches, motion.displacement(), fit.spectra, test, pool, threads).loglik.sum()
+        for motion in (fit, whole)
+    )
+    return float(finer - coarser)
