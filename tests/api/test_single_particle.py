@@ -7,7 +7,13 @@ import pytest
 
 from verglas.api.process import check_workflow
 from verglas.api.project import Project
-from verglas.api.single_particle import STEPS, Settings, quantities, single_particle_template
+from verglas.api.single_particle import (
+    Movies,
+    Settings,
+    quantities,
+    single_particle_template,
+    steps_of,
+)
 from verglas.core.errors import ParamsError
 from verglas.core.registry import load_registry
 
@@ -16,6 +22,8 @@ VARIANTS = {
     "real": SETTINGS,
     "with atoms": replace(SETTINGS, atoms=Path("model.cif")),
     "simulated": replace(SETTINGS, files=(), simulate={"n_micrographs": 2}),
+    "movies": replace(SETTINGS, movies=Movies(1.0, gain="gain.mrc")),
+    "simulated movies": replace(SETTINGS, files=(), movies=Movies(), simulate={"n_movies": 2}),
 }
 
 
@@ -30,6 +38,9 @@ def test_steps_depend_on_what_is_given():
     assert names["simulated"] == ["simulate", *common, "truth"]
     (truth,) = single_particle_template(VARIANTS["simulated"])["nodes"][-1:]
     assert truth["params"] == {}
+    assert names["movies"][:4] == ["import", "gain", "align", "screen_drift"]
+    assert names["movies"][-7:] == common[1:]
+    assert names["simulated movies"] == ["simulate", *names["movies"][1:], "truth"]
 
 
 def test_point_group_that_does_not_exist_is_refused_before_anything_runs():
@@ -62,6 +73,7 @@ def test_protocols_have_the_parameters_and_ports_of_the_workflow(tmp_path, varia
         assert needed <= set(node.inputs)
 
 
-def test_every_step_takes_known_quantities():
-    known = quantities(SETTINGS)
-    assert {quantity for step in STEPS for quantity in step.takes.values()} <= set(known)
+@pytest.mark.parametrize("variant", ["real", "movies"])
+def test_every_step_takes_known_quantities(variant):
+    known, steps = quantities(VARIANTS[variant]), steps_of(VARIANTS[variant])
+    assert {quantity for step in steps for quantity in step.takes.values()} <= set(known)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from verglas.cli import demo
-from verglas.cli.process import find_micrographs
+from verglas.cli.process import find_images
 
 GIVEN = (
     "--project", "p", "--pixel-size-angst", "1.5", "--diameter-angst", "130", "--symmetry", "O",
@@ -44,8 +44,8 @@ def test_template_is_written_instead_of_run(cli, images, tmp_path):
 def test_files_are_found_by_name_folder_and_pattern(images, monkeypatch):
     monkeypatch.chdir(images.parent)
     a, b = str(images / "a.tif"), str(images / "b.mrc")
-    assert find_micrographs(["raw"]) == (a, b)
-    assert find_micrographs(["raw/*.mrc", "raw/a.tif", "raw/b.mrc"]) == (b, a)
+    assert find_images(["raw"], are_movies=False) == (a, b)
+    assert find_images(["raw/*.mrc", "raw/a.tif", "raw/b.mrc"], are_movies=False) == (b, a)
 
 
 @pytest.mark.parametrize(

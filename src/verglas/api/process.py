@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from verglas.api.inputs import DataSetRef
-from verglas.api.single_particle import STEPS
 from verglas.api.template import Node, Template, load_template
 from verglas.core.errors import ParamsError, PortError, UserError, VerglasError
 from verglas.engine.progress import OnProgress, silent
@@ -260,10 +259,9 @@ def _check_result(node: Node, job: "Job") -> None:
         raise UserError(f"step {node.name}: {job.id} is {job.status}", "answer it, then go on")
     outputs = job.record.outputs
     if outputs and outputs[0].n_items == 0:
-        advice = next((step.advice for step in STEPS if step.name == node.name), "")
         raise UserError(
             f"step {node.name} ({job.id}, {node.protocol}) gave 0 {outputs[0].port}",
-            advice or f"see verglas log {job.id}",
+            node.advice or f"see verglas log {job.id}",
         )
 
 

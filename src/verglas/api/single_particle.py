@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from verglas.api.movie_steps import MOVIE_STEPS
 from verglas.api.steps import Step, make_template
 from verglas.core.errors import ParamsError
 
-__all__ = ["STEPS", "Settings", "quantities", "single_particle_template"]
+__all__ = ["Movies", "Settings", "quantities", "single_particle_template", "steps_of"]
 
 BOX_OVER_DIAMETER = 1.8
 """The CTF spreads a particle by wavelength x defocus / resolution, 56 Å at 300 kV, 2 µm and 7 Å;
@@ -22,6 +23,28 @@ larger one costs time, and more of it must be filled with noise at the borders."
 
 N_CLASSES = 20
 """Class averages: enough to tell views and junk apart in some thousand particles."""
+
+
+N_FIRST_CLASSES = 10
+"""Averages that become templates: a few views are enough to find the others."""
+
+FIRST_BOX_PX = 64
+"""Of the coarse images whose averages become templates: enough for the outline and rough shape."""
+
+
+@dataclass(frozen=True)
+class Movies:
+    """What a person knows of movies.
+
+    Attributes:
+        frame_dose_e_per_angst2: electron exposure of one frame; 0 where it is not known.
+        gain: gain reference; empty where there is none.
+        defects: list or mask of defective pixels; empty where there is none.
+    """
+
+    frame_dose_e_per_angst2: float = 0.0
+    gain: str = ""
+    defects: str = ""
 
 
 @dataclass(frozen=True)
@@ -33,9 +56,10 @@ class Settings:
         voltage_kv, spherical_aberration_mm, amplitude_contrast: of the microscope.
         diameter_angst: of the particle, its longest extent.
         symmetry: point group.
-        files: micrographs; empty where the workflow simulates them.
+        files: micrographs or movies; empty where the workflow simulates them.
         atoms: atomic model to compare the map with.
-        simulate: parameters of `micrographs.simulate`; None takes real micrographs.
+        simulate: parameters of `micrographs.simulate` or `movies.simulate`; None takes files.
+        movies: what is known of movies; None for micrographs.
     """
 
     pixel_size_angst: float
@@ -47,11 +71,12 @@ class Settings:
     files: tuple[str, ...] = ()
     atoms: Path | None = None
     simulate: Mapping[str, Any] | None = None
+    movies: Movies | None = None
 
 
 _OPTICS = ("pixel_size_angst", "voltage_kv", "spherical_aberration_mm", "amplitude_contrast")
 
-STEPS: tuple[Step, ...] = (
+_MICROGRAPH_STEPS: tuple[Step, ...] = (
     Step(
         "import",
         "micrographs.import",
@@ -106,6 +131,10 @@ STEPS: tuple[Step, ...] = (
         {"classes": "classify.classes", "particles": "classify.particles"},
         advice="no class average was good: look at them, and loosen the rule",
     ),
+)
+"""From micrographs to the particles of good class averages."""
+
+_MAP_STEPS: tuple[Step, ...] = (
     Step(
         "initial",
         "particles.initial_volume",
@@ -144,15 +173,25 @@ STEPS: tuple[Step, ...] = (
 )
 
 
+def steps_of(settings: Settings) -> tuple[Step, ...]:
+    """List the steps for some data, also those for other circumstances."""
+    first = _MICROGRAPH_STEPS if settings.movies is None else MOVIE_STEPS
+    return (*first, *_MAP_STEPS)
+
+
 def quantities(settings: Settings) -> dict[str, Any]:
     """Work out what the steps take from what a person gave."""
     found: dict[str, Any] = {name: getattr(settings, name) for name in _OPTICS}
+    movies = settings.movies or Movies()
+    found |= {name: value or None for name, value in vars(movies).items()}
     return {
         **found,
         "files": list(settings.files),
         "diameter_angst": settings.diameter_angst,
         "box_angst": round(BOX_OVER_DIAMETER * settings.diameter_angst, 1),
+        "first_box_px": FIRST_BOX_PX,
         "n_classes": N_CLASSES,
+        "n_first_classes": N_FIRST_CLASSES,
         "symmetry": settings.symmetry,
         "atoms": None if settings.atoms is None else str(settings.atoms),
     }
@@ -180,7 +219,7 @@ def single_particle_template(settings: Settings) -> dict[str, Any]:
         circumstances.add("atoms")
     return make_template(
         "single particles",
-        STEPS,
+        steps_of(settings),
         quantities(settings),
         circumstances=frozenset(circumstances),
         changes={"simulate": settings.simulate or {}},

@@ -53,6 +53,7 @@ class Step:
             "version": 1,
             "params": {**self.params, **taken},
             "inputs": links,
+            "advice": self.advice,
         }
 
 

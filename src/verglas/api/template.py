@@ -28,7 +28,7 @@ __all__ = ["Node", "Template", "export_template", "load_template", "replay"]
 
 
 class Node(BaseModel):
-    """One job of a template."""
+    """One job of a template; `advice` says what to do when it gives nothing."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -39,6 +39,7 @@ class Node(BaseModel):
     inputs: dict[str, list[str]] = {}
     label: str = ""
     seed: int = 0
+    advice: str = ""
 
 
 class Template(BaseModel):

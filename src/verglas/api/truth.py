@@ -21,6 +21,7 @@ __all__ = [
     "compare_with_truth",
     "defocus_errors",
     "match_positions",
+    "motion_errors",
     "pose_errors",
 ]
 
@@ -45,7 +46,10 @@ def compare_with_truth(jobs: Mapping[str, "Job"], *, symmetry: str) -> dict[str,
         symmetry: point group of the specimen.
     """
     truth = jobs["simulate"]
-    numbers = defocus_errors(jobs["ctf"], truth.output("true_micrographs").rows())
+    is_movie = "align" in jobs
+    images = truth.output("true_movies" if is_movie else "true_micrographs").rows()
+    numbers = motion_errors(jobs["align"], images) if is_movie else {}
+    numbers |= defocus_errors(jobs["ctf"], images)
     particles = truth.output("true_particles").rows()
     numbers |= {
         f"picks_{name}": value
@@ -58,6 +62,22 @@ def compare_with_truth(jobs: Mapping[str, "Job"], *, symmetry: str) -> dict[str,
         known = {key: name for key, name in _MAP_NUMBERS.items() if key in metrics}
         numbers |= {name: float(metrics[key]) for key, name in known.items()}
     return numbers
+
+
+def motion_errors(align: "Job", truth: pl.DataFrame) -> dict[str, float]:
+    """Compare the paths of whole frames with the truth, up to where each path begins."""
+    names = ["frame_shift_x_angst", "frame_shift_y_angst"]
+    found = align.output("micrographs").rows(("item_id", *names))
+    joined = found.join(truth.select("item_id", *names), on="item_id", suffix="_true")
+    squares = []
+    for row in joined.iter_rows(named=True):
+        paths = [np.stack([row[f"{name}{end}"] for name in names]) for end in ("", "_true")]
+        centred = [path - path.mean(axis=1, keepdims=True) for path in paths]
+        squares.append(float(np.square(centred[0] - centred[1]).sum(axis=0).mean()))
+    return {
+        "n_movies": float(joined.height),
+        "motion_error_rms_angst": float(np.sqrt(np.mean(squares))) if squares else float("nan"),
+    }
 
 
 def defocus_errors(ctf: "Job", truth: pl.DataFrame) -> dict[str, float]:

@@ -1,11 +1,12 @@
 """`verglas demo`: the whole job on real micrographs of apoferritin, or on simulated ones."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from verglas.api.single_particle import Settings, single_particle_template
+from verglas.api.single_particle import Movies, Settings, single_particle_template
 from verglas.cli._console import err, out, print_table
 from verglas.cli._options import Workers, placement_of
 from verglas.cli._words import value_text
@@ -20,7 +21,13 @@ from verglas.cli.process import (
 )
 from verglas.core.errors import UserError
 
-__all__ = ["find_demo_data", "real_settings", "run_demo", "simulated_settings"]
+__all__ = [
+    "find_demo_data",
+    "movie_settings",
+    "real_settings",
+    "run_demo",
+    "simulated_settings",
+]
 
 _DATA = "data/apoferritin"
 _SOURCE = "https://www.ebi.ac.uk/empiar/EMPIAR-10146"
@@ -34,11 +41,25 @@ SIMULATED: dict[str, Any] = {
     "dose_e_per_angst2": 40.0,
 }
 
+SIMULATED_MOVIES: dict[str, Any] = {
+    "specimen": "apoferritin",
+    "n_movies": 12,
+    "n_frames": 20,
+    "height_px": 1200,
+    "width_px": 1240,
+    "particles_per_micrograph": 80,
+    "frame_dose_e_per_angst2": 2.0,
+}
+
 
 def run_demo(
     is_simulated: Annotated[
         bool,
         typer.Option("--simulated", help="Simulate micrographs, and compare with the truth."),
+    ] = False,
+    from_movies: Annotated[
+        bool,
+        typer.Option("--movies", help="Simulate movies, and compare with the truth."),
     ] = False,
     project_path: Annotated[
         Path | None,
@@ -46,13 +67,13 @@ def run_demo(
             "--project",
             "-p",
             metavar="FOLDER",
-            help="Made if it is not there; by default demo-project, or demo-simulated.",
+            help="Made if it is not there; by default demo-project, demo-simulated or demo-movies.",
             show_default=False,
         ),
     ] = None,
     n_micrographs: Annotated[
         int | None,
-        typer.Option("--micrographs", min=1, help="Only so many of them.", show_default=False),
+        typer.Option("--micrographs", min=1, help="Only so many images.", show_default=False),
     ] = None,
     reference_picks: Annotated[
         Path | None,
@@ -70,15 +91,14 @@ def run_demo(
 
     The same command goes on where it was stopped.
     """
-    name = "demo-simulated" if is_simulated else "demo-project"
-    settings = simulated_settings(n_micrographs) if is_simulated else real_settings(n_micrographs)
+    name, settings = _what_to_run(n_micrographs, is_simulated=is_simulated, movies=from_movies)
     workflow = single_particle_template(settings)
     with open_or_make(project_path or Path(name)) as project:
         changed = read_overrides(project, workflow, overrides or [])
         result = run_workflow(project, workflow, changed, placement=placement_of(workers, ""))
         finish(result, result_file)
         extra: dict[str, Any] = {}
-        if is_simulated:
+        if settings.simulate is not None:
             from verglas.api.truth import compare_with_truth
 
             extra["truth"] = compare_with_truth(result.jobs, symmetry=settings.symmetry)
@@ -100,7 +120,7 @@ def find_demo_data() -> Path:
     raise UserError(
         f"the demonstration micrographs ({_DATA}, 15 MB) are not part of the installed package",
         f"run it from a clone of the repository, or get images from {_SOURCE} "
-        "and use verglas process; verglas demo --simulated needs no files",
+        "and use verglas process; verglas demo --simulated and --movies need no files",
     )
 
 
@@ -118,6 +138,24 @@ def real_settings(n_micrographs: int | None) -> Settings:
         symmetry="O",
         files=tuple(files),
         atoms=(folder / "6z6u.cif.gz").resolve(),
+    )
+
+
+def _what_to_run(n_images: int | None, *, is_simulated: bool, movies: bool) -> tuple[str, Settings]:
+    if movies:
+        return "demo-movies", movie_settings(n_images)
+    if is_simulated:
+        return "demo-simulated", simulated_settings(n_images)
+    return "demo-project", real_settings(n_images)
+
+
+def movie_settings(n_movies: int | None) -> Settings:
+    """Say what the simulated movies are like."""
+    changed = {} if n_movies is None else {"n_movies": n_movies}
+    return replace(
+        simulated_settings(None),
+        simulate=SIMULATED_MOVIES | changed,
+        movies=Movies(SIMULATED_MOVIES["frame_dose_e_per_angst2"]),
     )
 
 

@@ -4,12 +4,19 @@ import inspect
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from verglas.api.single_particle import STEPS, Settings, quantities, single_particle_template
+from verglas.api.single_particle import (
+    Movies,
+    Settings,
+    quantities,
+    single_particle_template,
+    steps_of,
+)
 from verglas.cli._console import err, out, print_table
 from verglas.cli._options import Scheduler, Workers, placement_of
 from verglas.cli._progress import progress_shown
@@ -40,26 +47,56 @@ ResultFile = Annotated[
 ]
 
 
+AreMovies = Annotated[
+    bool, typer.Option("--movies", help="FILES are movies; their steps come first.")
+]
+FrameDose = Annotated[
+    float,
+    typer.Option(
+        metavar="e/Å²", min=0.0, help="Of movies: exposure of one frame; 0 for no dose weights."
+    ),
+]
+Gain = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Of movies: gain reference.", show_default=False),
+]
+Defects = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="Of movies: list or mask of defective pixels.", show_default=False
+    ),
+]
+
+
 def _steps_help() -> str:
-    known = quantities(Settings(pixel_size_angst=1.0, diameter_angst=100.0))
+    settings = Settings(pixel_size_angst=1.0, diameter_angst=100.0)
+    box = quantities(settings)["box_angst"] / 100
+    lists = (
+        ("Steps:", settings),
+        ("Steps with --movies:", replace(settings, movies=Movies())),
+    )
+    parts = [f"{title}\n{_step_lines(which)}" for title, which in lists]
+    last = f"The box is {box:g} diameters. verglas run PROTOCOL --help lists what --set can set."
+    return "\n\n".join([*parts, last])
+
+
+def _step_lines(settings: Settings) -> str:
     lines = []
-    for step in STEPS:
+    for step in steps_of(settings):
         if "simulated" in step.only:
             continue
         when = " (with --atoms)" if "atoms" in step.only else ""
         lines.append(f"{step.name}: {step.does}{when} [{step.protocol}]")
-    box = known["box_angst"] / 100
-    return (
-        "Steps:\n"
-        + "\n".join(lines).replace("[", "\\[")
-        + f"\n\nThe box is {box:g} diameters. verglas run PROTOCOL --help lists what --set can set."
-    )
+    return "\n".join(lines).replace("[", "\\[")
 
 
 def run_process(
     files: Annotated[
         list[str],
-        typer.Argument(metavar="FILES...", help="Micrographs, MRC or TIFF; a folder takes all."),
+        typer.Argument(
+            metavar="FILES...",
+            help="Micrographs, MRC or TIFF, or movies, EER too; a folder takes all.",
+        ),
     ],
     project_path: Annotated[
         Path, typer.Option("--project", "-p", metavar="FOLDER", help="Made if it is not there.")
@@ -82,6 +119,10 @@ def run_process(
             show_default=False,
         ),
     ] = None,
+    are_movies: AreMovies = False,
+    frame_dose_e_per_angst2: FrameDose = 0.0,
+    gain: Gain = None,
+    defects: Defects = None,
     overrides: Overrides = None,
     result_file: ResultFile = None,
     workers: Workers = None,
@@ -96,7 +137,7 @@ def run_process(
         ),
     ] = None,
 ) -> None:
-    """Take micrographs to a map: the whole single-particle workflow, resumable.
+    """Take micrographs or movies to a map: the whole single-particle workflow, resumable.
 
     The same command on the same project goes on where it stopped; steps that are done are not
     run again.
@@ -108,8 +149,9 @@ def run_process(
         amplitude_contrast=amplitude_contrast,
         diameter_angst=diameter_angst,
         symmetry=symmetry,
-        files=find_micrographs(files),
-        atoms=_existing(atoms),
+        files=find_images(files, are_movies=are_movies),
+        atoms=_existing(atoms, "--atoms takes an mmCIF or PDB file"),
+        movies=_movies(frame_dose_e_per_angst2, gain, defects) if are_movies else None,
     )
     workflow = single_particle_template(settings)
     if template_file is not None:
@@ -223,18 +265,18 @@ def read_overrides(
     return found
 
 
-def find_micrographs(given: Sequence[str]) -> tuple[str, ...]:
+def find_images(given: Sequence[str], *, are_movies: bool) -> tuple[str, ...]:
     """List the files that were meant, as absolute paths in order; a folder gives its images."""
-    suffixes = {".mrc", ".mrcs", ".tif", ".tiff"}
+    suffixes = {".mrc", ".mrcs", ".tif", ".tiff"} | ({".eer"} if are_movies else set())
     found: list[Path] = []
     for text in given:
         path = Path(text)
         if path.is_dir():
             inside = [p for p in sorted(path.iterdir()) if p.suffix.lower() in suffixes]
             if not inside:
-                raise UserError(
-                    f"no micrographs in {text!r}: expected files ending in .mrc or .tif"
-                )
+                what = "movies" if are_movies else "micrographs"
+                endings = ", ".join(sorted(suffixes))
+                raise UserError(f"no {what} in {text!r}: expected files ending in {endings}")
             found += inside
         elif path.exists():
             found.append(path)
@@ -257,10 +299,18 @@ def open_or_make(path: Path) -> "Project":
     return Project.create(path)
 
 
-def _existing(path: Path | None) -> Path | None:
+def _existing(path: Path | None, hint: str) -> Path | None:
     if path is not None and not path.is_file():
-        raise UserError(f"no file {str(path)!r}", "--atoms takes an mmCIF or PDB file")
+        raise UserError(f"no file {str(path)!r}", hint)
     return None if path is None else path.absolute()
+
+
+def _movies(frame_dose_e_per_angst2: float, gain: Path | None, defects: Path | None) -> Movies:
+    found = [
+        _existing(gain, "--gain takes an image of the size of a frame"),
+        _existing(defects, "--defects takes a mask or a list of rectangles"),
+    ]
+    return Movies(frame_dose_e_per_angst2, *("" if path is None else str(path) for path in found))
 
 
 def _say_start(name: str, number: int, count: int) -> None:
