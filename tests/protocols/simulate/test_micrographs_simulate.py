@@ -88,3 +88,26 @@ def test_ice_only_micrographs_have_no_particles(project):
 def test_empty_defocus_range_is_refused():
     with pytest.raises(ParamsError, match="defocus"):
         SimulateParams(defocus_min_angst=3e4)
+
+
+def test_contamination_is_known_to_the_truth_only(project):
+    params = SMALL.model_copy(update={"contamination": 3.0})
+    outputs = run(LocalContext(project), params, Inputs())
+    assert "contamination_path" not in outputs.micrographs.columns
+    masks = [
+        read_mrc(outputs.micrographs.path(path))[0][0]
+        for path in outputs.true_micrographs.rows()["contamination_path"]
+    ]
+    assert all(mask.shape == (160, 200) and mask.max() <= 4 for mask in masks)
+    assert any(mask.any() for mask in masks)
+    for data, is_clean in ((outputs.true_particles, True), (outputs.contaminated_particles, False)):
+        for micrograph, x, y in (
+            data.rows().select("micrograph_id", "coord_x_angst", "coord_y_angst").iter_rows()
+        ):
+            label = masks[micrograph][round(y / 4.0), round(x / 4.0)]
+            assert label == 0 if is_clean else 0 < label < 4
+
+
+def test_clean_images_have_no_contaminated_particles(outputs):
+    assert outputs.contaminated_particles is None
+    assert "contamination_path" not in outputs.true_micrographs.columns

@@ -4,10 +4,12 @@ Particles lie in a layer of ice without touching; each passes through the CTF of
 height, and so does the ice, which gives the Thon rings. The detector counts electrons, so
 protein is dark. `micrographs` is what a microscope would give; `true_micrographs` are the
 same with their defocus, `true_particles` holds positions, poses and the defocus of each
-particle, and `volume` the map of the specimen in volts. Equal seed, equal images.
+particle, and `volume` the map of the specimen in volts. Contamination, if wanted, is in
+`true_micrographs` as a mask; particles that it covers are in `contaminated_particles`.
+Equal seed, equal images.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 from pydantic import model_validator
@@ -27,7 +29,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Inputs", "Outputs", "SimulateParams", "render_fields", "run"]
 
-_CTF = ("defocus_u_angst", "defocus_v_angst", "defocus_angle_deg", "phase_shift_deg")
+_TRUTH = (
+    "defocus_u_angst",
+    "defocus_v_angst",
+    "defocus_angle_deg",
+    "phase_shift_deg",
+    "contamination_path",
+)
+_TORN = 4  # in the masks: there is no ice, so no particle
 
 
 class SimulateParams(Params):
@@ -57,6 +66,12 @@ class SimulateParams(Params):
     gradient: float = param(
         0.1, ge=0, lt=1, advanced=True, help="Relative change of brightness across the image."
     )
+    contamination: float = param(
+        0.0,
+        ge=0,
+        le=5,
+        help="How much carbon, ice crystals, aggregates and torn ice: 1 is a dirty grid, 0 clean.",
+    )
     voltage_kv: float = param(300.0, gt=0, help="Acceleration voltage.")
     spherical_aberration_mm: float = param(2.7, ge=0, help="Of the objective lens.")
     amplitude_contrast: float = param(0.1, ge=0, le=1, help="Fraction of amplitude contrast.")
@@ -79,6 +94,9 @@ class Outputs(Ports):
     micrographs: DataSet = port(MICROGRAPHS)
     true_micrographs: DataSet = port(MICROGRAPHS, needs=("ctf",))
     true_particles: DataSet = port(COORDINATES, needs=("optics", "ctf", "pose3d"))
+    contaminated_particles: DataSet | None = port(
+        COORDINATES, needs=("optics", "ctf", "pose3d"), optional=True
+    )
     volume: DataSet = port(VOLUMES)
 
 
@@ -88,7 +106,9 @@ def render_fields(
     """Render micrographs, each into a file of whole electrons."""
     from verglas.io.mrc import write_mrc
     from verglas.simulate.atoms import radius_angst
+    from verglas.simulate.contamination import label_at
     from verglas.simulate.micrograph import (
+        contamination_of,
         draw_micrograph,
         prepare_micrograph_renderer,
         render_micrograph,
@@ -96,18 +116,29 @@ def render_fields(
 
     specimen = as_atoms(task.load(atoms))
     renderer = prepare_micrograph_renderer(specimen, config)
-    paths = []
+    pixel = config.optics.pixel_size_angst
+    made: list[dict[str, Any]] = []
     for done, item_id in enumerate(rows["item_id"]):
         micrograph, particles = draw_micrograph(config, item_id, 2 * radius_angst(specimen))
         image = render_micrograph(renderer, micrograph, particles)
         path = task.files / f"micrograph_{item_id:05d}.mrc"
-        write_mrc(path, image, config.optics.pixel_size_angst, mode="int16")
-        paths.append(task.relative(path))
+        write_mrc(path, image, pixel, mode="int16")
+        row = {"item_id": item_id, "image_path": task.relative(path), "image_slice": 0}
+        contamination = contamination_of(config, item_id)
+        if contamination is not None:
+            mask = task.files / f"contamination_{item_id:05d}.mrc"
+            write_mrc(mask, contamination.mask, pixel, mode="int8")
+            x, y = (particles[f"coord_{axis}_angst"].to_numpy() for axis in "xy")
+            row["contamination_path"] = task.relative(mask)
+            row["covered"] = label_at(contamination.mask, x, y, pixel).tolist()
+        made.append(row)
         task.progress(done + 1, rows.height)
-    return rows.select("item_id", image_path=pl.Series(paths, dtype=pl.String), image_slice=0)
+    types = {"covered": pl.List(pl.Int64)} if config.contamination is not None else None
+    return pl.DataFrame(made, schema_overrides=types)
 
 
 def _config(params: SimulateParams) -> "MicrographConfig":
+    from verglas.simulate.contamination import scaled_contamination
     from verglas.simulate.micrograph import MicrographConfig
     from verglas.simulate.particles import Optics
 
@@ -133,7 +164,20 @@ def _config(params: SimulateParams) -> "MicrographConfig":
         mtf_at_nyquist=params.mtf_at_nyquist,
         gradient=params.gradient,
         seed=params.seed,
+        contamination=scaled_contamination(params.contamination),
     )
+
+
+def _parted(particles: pl.DataFrame, made: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Part the particles by what covers them; those in torn ice are in neither."""
+    if "covered" not in made.columns:
+        return particles, particles.clear()
+    labels = dict(made.select("item_id", "covered").iter_rows())
+    covered = pl.Series(
+        [label for item in sorted(labels) for label in labels[item]], dtype=pl.Int64
+    )
+    on_dirt = (covered > 0) & (covered < _TORN)
+    return particles.filter(covered == 0), particles.filter(on_dirt)
 
 
 @protocol(
@@ -162,16 +206,21 @@ def run(ctx: Context, params: SimulateParams, inputs: Inputs) -> Outputs:
         atoms=put_atoms(ctx, atoms),
         config=config,
     )
-    truth = truth.join(made, on="item_id", maintain_order="left")
+    particles, on_dirt = _parted(particles, made)
+    truth = truth.join(made.drop("covered", strict=False), on="item_id", maintain_order="left")
     paths = truth.select(micrograph_id="item_id", micrograph_path="image_path")
     particles = particles.join(paths, on="micrograph_id", maintain_order="left")
+    on_dirt = on_dirt.join(paths, on="micrograph_id", maintain_order="left")
     optics = optics_table(config.optics)
     box = int(1.5 * diameter / params.pixel_size_angst) // 2 * 2
     ctx.metric("diameter_angst", round(diameter, 1))
     return Outputs(
-        micrographs=ctx.dataset(MICROGRAPHS, truth.drop(_CTF), optics=optics),
+        micrographs=ctx.dataset(MICROGRAPHS, truth.drop(_TRUTH, strict=False), optics=optics),
         true_micrographs=ctx.dataset(MICROGRAPHS, truth, optics=optics),
         true_particles=ctx.dataset(COORDINATES, particles, optics=optics),
+        contaminated_particles=ctx.dataset(COORDINATES, on_dirt, optics=optics)
+        if on_dirt.height
+        else None,
         volume=true_volume(
             ctx, atoms, box_px=box, pixel_size_angst=params.pixel_size_angst, symmetry=symmetry
         ),
