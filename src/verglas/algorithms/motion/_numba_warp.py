@@ -33,11 +33,11 @@ def _weight(taps: Real, tap: int, t: np.float32) -> np.float32:
 
 @njit(inline="always", fastmath=True, cache=True)
 def _combine(
-    r0: Real, r1: Real, r2: Real, r3: Real, taps: Real, t0: float, step: float, out: Real
+    r0: Real, r1: Real, r2: Real, r3: Real, taps: Real, t0: np.float32, step: np.float32, out: Real
 ) -> None:
     """Add four rows with weights whose fractional position goes linearly along the row."""
     for i in range(out.shape[0]):
-        t = np.float32(t0 + step * i)
+        t = t0 + step * np.float32(i)
         out[i] = (
             _weight(taps, 0, t) * r0[i]
             + _weight(taps, 1, t) * r1[i]
@@ -75,8 +75,8 @@ def _column_pass(fine: Real, y: Real, last: float, taps: Real, out: Real) -> Non
                     fine[(row + 1) % n_rows, at:stop],
                     fine[(row + 2) % n_rows, at:stop],
                     taps,
-                    here - floor,
-                    step,
+                    np.float32(here - floor),
+                    np.float32(step),
                     out[at:stop],
                 )
                 at = stop
@@ -98,6 +98,8 @@ def _row_pass(row: Real, x: Real, last: float, taps: Real, out: Real) -> None:
     `row` has `_MARGIN` further pixels before and after.
     """
     n = out.shape[0]
+    places, parts = np.empty(32, np.int32), np.empty(32, np.float32)
+    near = np.empty((4, 32), np.float32)
     for node in range(x.shape[0] - 1):
         begin = node * 32
         count = min(32, n - begin)
@@ -107,27 +109,36 @@ def _row_pass(row: Real, x: Real, last: float, taps: Real, out: Real) -> None:
             base = np.int32(np.floor(min(first, final)))
             t0 = np.float32(first - base)
             step32 = np.float32(step)
-            offset = base + np.int32(_MARGIN - 1)
+            # an index without a sign needs no look at whether it counts from the end
+            offset = np.uint32(base + np.int32(_MARGIN - 1))
             for i in range(count):
                 position = t0 + step32 * np.float32(i)
-                whole = np.int32(position)
-                t = position - np.float32(whole)
-                k = offset + whole
+                places[i] = np.int32(position)
+                parts[i] = position - np.float32(places[i])
+            # fetching stands alone, so that the weights become vectors
+            for i in range(count):
+                k = offset + np.uint32(places[i])
+                near[0, i] = row[k]
+                near[1, i] = row[k + np.uint32(1)]
+                near[2, i] = row[k + np.uint32(2)]
+                near[3, i] = row[k + np.uint32(3)]
+            for i in range(count):
+                t = parts[i]
                 out[begin + i] = (
-                    _weight(taps, 0, t) * row[k]
-                    + _weight(taps, 1, t) * row[k + 1]
-                    + _weight(taps, 2, t) * row[k + 2]
-                    + _weight(taps, 3, t) * row[k + 3]
+                    _weight(taps, 0, t) * near[0, i]
+                    + _weight(taps, 1, t) * near[1, i]
+                    + _weight(taps, 2, t) * near[2, i]
+                    + _weight(taps, 3, t) * near[3, i]
                 )
         else:
             for i in range(count):
                 position_64 = _fold(first + step * i, last)
                 whole = np.int32(np.floor(position_64))
-                t = np.float32(position_64 - whole)
+                part = np.float32(position_64 - whole)
                 k = whole + np.int32(_MARGIN - 1)
                 total = np.float32(0.0)
                 for tap in range(4):
-                    total += _weight(taps, tap, t) * row[k + tap]
+                    total += _weight(taps, tap, part) * row[k + tap]
                 out[begin + i] = total
 
 
@@ -151,6 +162,7 @@ def add_rows(
     geometry: NDArray[np.float64],
     weights: Real,
     first_row: int,
+    end_row: int,
     sums: Real,
 ) -> None:
     """Sample a frame along its motion and add it to some rows of several sums.
@@ -163,18 +175,17 @@ def add_rows(
         geometry: scale of positions along y and x (oversampled pixels a pixel of the output),
             and the last position of the frame along y and x, in oversampled pixels.
         weights: `[s]`, of this frame in each sum; a sum of weight 0 is left alone.
-        first_row: of the output that `sums` begins with.
-        sums: `[s, rows, w]`, changed in place.
+        first_row, end_row: rows to make, the last one excluded.
+        sums: `[s, h, w]`, changed in place; in one piece, or its rows do not become vectors.
     """
     scale_y, scale_x, last_y, last_x = geometry
     n_fine = fine.shape[1]
-    n_rows, width = sums.shape[1:]
+    width = sums.shape[2]
     y_nodes = np.empty(-(-n_fine // 32) + 1, np.float32)
     x_nodes = np.empty(-(-width // 32) + 1, np.float32)
     column = np.empty(n_fine + 2 * _MARGIN, np.float32)
     sampled = np.empty(width, np.float32)
-    for r in range(n_rows):
-        y = first_row + r
+    for y in range(first_row, end_row):
         node = min(y // 32, grid_x.shape[0] - 2)
         part = y / 32.0 - node
         for i in range(y_nodes.shape[0]):
@@ -193,5 +204,6 @@ def add_rows(
         for s in range(sums.shape[0]):
             weight = weights[s]
             if weight != 0.0:
+                target = sums[s, y]
                 for i in range(width):
-                    sums[s, r, i] += weight * sampled[i]
+                    target[i] += weight * sampled[i]

@@ -19,6 +19,8 @@ __all__ = ["Sums", "add_frames"]
 Real = NDArray[np.float32]
 
 _TABLE = 8192
+_BAND_ROWS = 32
+_BATCH_BYTES = 1 << 25
 _NODE_PX = 32  # fixed by the loops of `_numba_warp`
 
 
@@ -73,18 +75,19 @@ def add_frames(
         weights[f, half * n_terms : (half + 1) * n_terms] = mix[:, f]
     moved = _displacements(field, grid, pixel_size_angst)
     taps, geometry = kernel_taps(), grid.geometry
-    n_bands = 1 if threads == 1 else 4 * threads
-    bounds = np.linspace(0, height, n_bands + 1).astype(int)
-    for first in range(0, len(used), max(2, threads)):
-        batch = range(first, min(first + max(2, threads), len(used)))
+    # rows of all sums that stay in the cache while several frames are added to them
+    bounds = [*range(0, height, _BAND_ROWS), height]
+    n_bands = len(bounds) - 1
+    n_batch = max(2, threads, min(16, _BATCH_BYTES // (4 * grid.shape[0] * grid.shape[1])))
+    for first in range(0, len(used), n_batch):
+        batch = range(first, min(first + n_batch, len(used)))
         fine = list(pool.map(lambda f: grid.lay(frames.spectrum(used[f])), batch))
 
         def add(i: int, batch: Sequence[int] = batch, fine: Sequence[Real] = fine) -> None:
-            rows = slice(bounds[i], bounds[i + 1])
             for f, laid in zip(batch, fine, strict=True):
                 add_rows(
                     laid, moved[f, 0], moved[f, 1], taps, geometry, weights[f],
-                    int(bounds[i]), sums[:, rows],
+                    bounds[i], bounds[i + 1], sums,
                 )  # fmt: skip
 
         list(pool.map(add, range(n_bands)))
