@@ -3,7 +3,7 @@ import pytest
 import tifffile
 
 from verglas.core.errors import FormatError
-from verglas.io.eer import EerEvents, open_eer, write_eer
+from verglas.io.eer import EerEvents, _total_dose, open_eer, write_eer
 from verglas.io.tiff import open_tiff
 
 from .eer_files import count_events, draw_events
@@ -108,6 +108,23 @@ def test_the_camera_s_units_are_understood(tmp_path):
     same_length = b'name="sensorPixelSize.width" unit="nm">0.0706 '
     (tmp_path / "a.eer").write_bytes(data.replace(text, same_length[: len(text)]))
     assert open_eer(tmp_path / "a.eer").pixel_size_angst == pytest.approx(0.706)
+
+
+@pytest.mark.parametrize(
+    ("unit", "value", "expected"),
+    [
+        ("e/pixel", 20.0, 20.0 / 0.7**2),
+        ("e/m^2", 4e21, 40.0),
+        ("e/nm²", 4000.0, 40.0),
+        ("e/A^2", 40.0, 40.0),
+        ("furlong", 40.0, None),
+        ("e/m^2", 40.0, None),
+    ],
+)
+def test_the_camera_s_exposure_is_believed_where_its_unit_is_known(unit, value, expected):
+    text = f'<metadata><item name="totalDose" unit="{unit}">{value}</item></metadata>'
+    found = _total_dose(text, 0.7)
+    assert found is None if expected is None else found == pytest.approx(expected)
 
 
 def test_events_are_not_read_as_images_nor_images_as_events(tmp_path):

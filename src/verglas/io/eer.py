@@ -107,7 +107,7 @@ def open_eer(path: Path) -> EerReader:
         )
     text = next((page.eer_metadata for page in pages if page.eer_metadata), "")
     pixel = _length_angst(text, "sensorPixelSize.width") or _length_angst(text, "sensorPixelSize")
-    return EerReader(path, frames, shape, pixel, _total_dose(text))
+    return EerReader(path, frames, shape, pixel, _total_dose(text, pixel))
 
 
 def _item(metadata: str, name: str) -> tuple[float, str] | None:
@@ -130,10 +130,13 @@ def _length_angst(metadata: str, name: str) -> float | None:
     return float(f"{size:.7g}") if 0.01 <= size <= 100.0 else None
 
 
-def _total_dose(metadata: str) -> float | None:
+def _total_dose(metadata: str, pixel_size_angst: float | None) -> float | None:
+    """Exposure of the whole file, where unit and value make sense."""
     value, unit = _item(metadata, "totalDose") or (0.0, "")
-    per_angst2 = {"e/m^2": 1e-20, "e/nm^2": 0.01, "": 1e-20}.get(unit.replace("²", "^2"), 1.0)
-    dose = value * per_angst2
+    area = {"e/m^2": 1e20, "e/nm^2": 100.0, "e/A^2": 1.0, "e/Å^2": 1.0}
+    if pixel_size_angst is not None:
+        area |= dict.fromkeys(("e/pixel", "e/px"), pixel_size_angst**2)
+    dose = value / area.get(unit.replace("²", "^2"), np.inf)
     return dose if 0.01 <= dose <= 1e4 else None
 
 
