@@ -31,6 +31,7 @@ QUICK = {
         "fine_iterations": 4,
         "n_searches": 1,
         "n_finalists": 1,
+        "max_rounds": 1,
         "max_particles": 50,
         "particles_per_iteration": 30,
     },
