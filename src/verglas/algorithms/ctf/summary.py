@@ -26,8 +26,8 @@ from verglas.algorithms.ctf.whittle import refine_likelihood
 __all__ = ["CtfFit", "summarise"]
 
 # Rings are believed when their log-likelihood exceeds what the best of some 1e6 distinct grid
-# points (14 nats) and half a dozen fitted parameters (3 to 6) reach on noise.
-_LEAST_EVIDENCE_NATS = 20.0
+# points (14 nats), half a dozen fitted parameters (3 to 6) and rings of imperfect form reach.
+_LEAST_EVIDENCE_NATS = 26.0
 _SCORE_RESOLUTION_ANGST = 5.0
 
 
