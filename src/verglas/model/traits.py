@@ -136,7 +136,7 @@ TRAITS: dict[str, Trait] = {
             "class",
             ("class_index", "class_prob"),
             "Each row belongs to a class.",
-            ("particles.classify_2d", "particles.initial_volume"),
+            ("particles.classify_2d", "particles.classify_3d", "particles.initial_volume"),
         ),
         Trait(
             "score",

@@ -24,7 +24,6 @@ __all__ = ["ClassSums", "Differences", "class_fsc", "differences_of", "mean_map"
 
 _FSC_BOUNDS = (0.02, 0.98)
 _MEAN_BOUNDS = (0.05, 0.999)
-_NOTHING = 1e-9
 _FLOOR = 1e-3  # of the shell's mean weight
 
 
@@ -161,7 +160,7 @@ def mean_map(sums: ClassSums) -> Tensor:
 
 
 def differences_of(
-    sums: ClassSums, *, tau: float = 1.0, focus: Tensor | None = None, last_shell: int | None = None
+    sums: ClassSums, *, tau: float = 1.0, focus: Tensor | None = None
 ) -> Differences:
     """Find by how much classes differ from the mean, and how much of it is signal.
 
@@ -174,7 +173,6 @@ def differences_of(
         sums: of the expectation step.
         tau: factor on the SNR of the differences.
         focus: `[n, n, n]` of the grid's box, in [0, 1]: classes differ only here.
-        last_shell: differences end here.
     """
     ball = sums.ball
     mask = sums.grid.mask if focus is None else sums.grid.mask * focus
@@ -188,8 +186,6 @@ def differences_of(
     typical = weight.mean((0, 1)).clamp_min(1e-30)
     ratio = (signal * typical / noise).clamp_min(0.0) / _fill(mask, sums.grid.padding)
     shared = (ratio / (1 + ratio)).clamp(*_FSC_BOUNDS)
-    if last_shell is not None:
-        shared[last_shell + 1 :] = _NOTHING
     snr = shared / (1 - shared) * weight / typical
     return Differences(sums, rest, snr, shared, mask, tau)
 

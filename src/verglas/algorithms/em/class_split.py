@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from verglas.algorithms.em.class_maps import ClassSums, Differences, differences_of, mean_map
-from verglas.algorithms.em.known_poses import insert_known, score_known
+from verglas.algorithms.em.known_poses import KnownViews, insert_known, score_known
 from verglas.algorithms.em.map_step import MapGrid
 from verglas.algorithms.em.references import References
 from verglas.algorithms.views import Views
@@ -24,7 +24,6 @@ from verglas.kernels.symmetry import symmetry_operators
 __all__ = ["Split", "SplitConfig", "labels_agreement", "matched_labels", "split_views"]
 
 _GAIN = 100.0
-_FIRST, _FIRST_SHELL = 0.4, 4  # differences are held up to here at first
 _HELD = 0.7  # of the iterations, at most
 _NEARLY_SETTLED, _SETTLED = 0.01, 1e-3  # of the views
 _FEWEST_SHARE = 0.01  # of an even share, for the prior
@@ -45,7 +44,7 @@ class SplitConfig:
     n_classes: int
     symmetry: str = "C1"
     iterations: int = 32
-    energy: float = 2.0
+    energy: float = 1.0
     tau: float = 1.0
 
 
@@ -71,46 +70,38 @@ class Split:
 
 @dataclass(frozen=True)
 class _Task:
-    """The views of all seeds, centred, and what goes with them."""
+    """The two halves of the views, and what goes with them."""
 
-    views: Views
-    rotations: Tensor
-    half: Tensor
+    halves: tuple[KnownViews, KnownViews]
     grid: MapGrid
     operators: Tensor
-    config: SplitConfig
 
-    def sums(self, probability: Tensor) -> ClassSums:
-        """Add up the views by class."""
-        top, weight = self.grid.zeros(2, probability.shape[1])
-        for h in (0, 1):
-            chosen = (self.half == h).nonzero().squeeze(1)
-            insert_known(
-                self.views.take(chosen),
-                self.rotations[chosen],
-                probability[chosen],
-                padding=self.grid.padding,
-                into=(top[h], weight[h]),
-            )
+    def sums(self, probability: tuple[Tensor, Tensor]) -> ClassSums:
+        """Add up the views of each half by class, `[b, c]`."""
+        top, weight = self.grid.zeros(2, probability[0].shape[1])
+        for h, views in enumerate(self.halves):
+            insert_known(views, probability[h], padding=self.grid.padding, into=(top[h], weight[h]))
         return ClassSums.make(self.grid, top, weight, self.operators)
 
-    def scores(self, maps: Tensor, share: Tensor, chosen: Tensor | None = None) -> Tensor:
-        """Score all views, or some, against maps `[c, n, n, n]`."""
+    def references(self, maps: Tensor, share: Tensor) -> References:
+        """Prepare maps `[c, n, n, n]`."""
         half_volumes = self.grid.half_volumes(maps)
-        references = References(half_volumes, share.log(), self.grid.padding, planar=False)
-        if chosen is None:
-            return score_known(self.views, references, self.rotations)
-        return score_known(self.views.take(chosen), references, self.rotations[chosen])
+        return References(half_volumes, share.log(), self.grid.padding, planar=False)
+
+    def scores(self, maps: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+        """Score all views, by half, `[b, c]`."""
+        references = self.references(maps, share)
+        return score_known(self.halves[0], references), score_known(self.halves[1], references)
 
     def gain(self, mean: Tensor, differences: Differences, share: Tensor) -> float:
         """Compare the evidence of the classes with that of the mean, each half by the other."""
         total = 0.0
-        for h in (0, 1):
-            chosen = (self.half == h).nonzero().squeeze(1)
-            crossed = self.scores(mean + differences.of_half(1 - h), share, chosen)
-            alone = self.scores(mean[None], torch.ones(1), chosen)
-            total += float((crossed.logsumexp(1) - alone[:, 0]).sum())
-        return total / len(self.views)
+        alone = self.references(mean[None], torch.ones(1))
+        for h, views in enumerate(self.halves):
+            crossed = self.references(mean + differences.of_half(1 - h), share)
+            apart = score_known(views, crossed).logsumexp(1) - score_known(views, alone)[:, 0]
+            total += float(apart.sum())
+        return total / sum(len(views) for views in self.halves)
 
 
 def _held(maps: Tensor, shell_weight: Tensor, energy: float) -> Tensor:
@@ -165,37 +156,36 @@ def split_views(
         The classes.
     """
     here = views.prefix(grid.radius).shifted(shifts_angst)
-    rotations = rotations_ref_to_img.double()
-    task = _Task(here, rotations, half, grid, symmetry_operators(config.symmetry), config)
-    shell_weight = shell_sums(here.whitened()[1], here.disc).mean(0)
+    places = [(half == h).nonzero().squeeze(1) for h in (0, 1)]
+    first, second = (
+        KnownViews.make(here.take(place), rotations_ref_to_img[place].double()) for place in places
+    )
+    task = _Task((first, second), grid, symmetry_operators(config.symmetry))
+    shell_weight = shell_sums(torch.cat([first.weight, second.weight]), here.disc).mean(0)
     c = config.n_classes
     # the mean of all views does not depend on their classes
-    mean = mean_map(task.sums(torch.ones(len(here), 1)))
+    mean = mean_map(task.sums((torch.ones(len(first), 1), torch.ones(len(second), 1))))
     generator = torch.Generator().manual_seed(seed)
     label = torch.randint(c, (len(here),), generator=generator)
+    even = torch.full((c,), 1 / c)
     probability = torch.nn.functional.one_hot(label, c).float()
-    share = torch.full((c,), 1 / c)
-    held, moved, first = True, 1.0, max(_FIRST_SHELL, round(_FIRST * grid.radius))
+    held, share = True, even
     for iteration in range(config.iterations):
-        last = min(grid.radius, first + (iteration * grid.radius) // config.iterations)
-        held = held and iteration < _HELD * config.iterations
-        held = held and (last < grid.radius or moved > _NEARLY_SETTLED)
-        found = differences_of(
-            task.sums(probability),
-            tau=config.tau,
-            focus=focus,
-            last_shell=last if held else None,
-        ).maps()
+        parts = (probability[places[0]], probability[places[1]])
+        found = differences_of(task.sums(parts), tau=config.tau, focus=focus).maps()
         if held:
             found = _held(found, shell_weight, config.energy)
         else:
             share = probability.mean(0).clamp_min(_FEWEST_SHARE / c)
-        probability = task.scores(mean + found, share).softmax(1).float()
+        for place, scores in zip(places, task.scores(mean + found, share), strict=True):
+            probability[place] = scores.softmax(1).float()
         before, label = label, probability.argmax(1)
         moved = float((before != label).float().mean())
         if not held and moved < _SETTLED:
             break
-    differences = differences_of(task.sums(probability), tau=config.tau, focus=focus)
+        held = held and iteration < _HELD * config.iterations and moved > _NEARLY_SETTLED
+    parts = (probability[places[0]], probability[places[1]])
+    differences = differences_of(task.sums(parts), tau=config.tau, focus=focus)
     gain = task.gain(mean, differences, share)
     return Split(mean + differences.maps(), share, label, probability.amax(1), gain)
 

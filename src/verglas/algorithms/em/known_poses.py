@@ -4,6 +4,8 @@ Classes of particles whose poses a refinement has found need no search: a view i
 with every class at its own pose (RELION's classification without alignment; Scheres 2012).
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -12,31 +14,57 @@ from verglas.algorithms.em.noise import noise_window
 from verglas.algorithms.em.references import Poses, References, slices_of
 from verglas.algorithms.em.residual import add_residuals, lot
 from verglas.algorithms.views import Views
+from verglas.kernels.disc import HalfDisc
 from verglas.kernels.pose_likelihood import insert_at_poses, pose_scores
 
-__all__ = ["expect_known", "insert_known", "score_known"]
+__all__ = ["KnownViews", "expect_known", "insert_known", "score_known"]
 
 
-def score_known(views: Views, references: References, rotations_ref_to_img: Tensor) -> Tensor:
-    """Score centred views against every reference at one rotation each.
+@dataclass(frozen=True)
+class KnownViews:
+    """Views ready to be compared at one pose each.
+
+    Attributes:
+        signal, weight: `[b, k]`, `CTF X / sigma^2` at the centre, and `CTF^2 / sigma^2`.
+        rotations_ref_to_img: `[b, 1, 3, 3]`.
+        still: `[b, 1, 2]`, no shift.
+        disc: the coefficients.
+    """
+
+    signal: Tensor
+    weight: Tensor
+    rotations_ref_to_img: Tensor
+    still: Tensor
+    disc: HalfDisc
+
+    @staticmethod
+    def make(views: Views, rotations_ref_to_img: Tensor) -> "KnownViews":
+        """Prepare views that were moved to their shifts; rotations are `[b, 3, 3]`."""
+        signal, weight = views.whitened()
+        still = torch.zeros(len(views), 1, 2, dtype=torch.float64)
+        return KnownViews(signal, weight, rotations_ref_to_img[:, None], still, views.disc)
+
+    def __len__(self) -> int:
+        return len(self.signal)
+
+
+def score_known(views: KnownViews, references: References) -> Tensor:
+    """Score views against every reference.
 
     Args:
-        views: moved to their shifts.
+        views: at their poses.
         references: the maps.
-        rotations_ref_to_img: `[b, 3, 3]`.
 
     Returns:
         `[b, c]`, log-likelihood with the prior of the references, float64.
     """
-    signal, weight = views.whitened()
-    still = torch.zeros(len(views), 1, 2, dtype=torch.float64)
     scores = [
         pose_scores(
             half_volume,
-            signal,
-            weight,
-            rotations_ref_to_img[:, None],
-            still,
+            views.signal,
+            views.weight,
+            views.rotations_ref_to_img,
+            views.still,
             views.disc.frequencies_px,
             box=views.disc.box,
             padding=references.padding,
@@ -47,30 +75,22 @@ def score_known(views: Views, references: References, rotations_ref_to_img: Tens
 
 
 def insert_known(
-    views: Views,
-    rotations_ref_to_img: Tensor,
-    probability: Tensor,
-    *,
-    padding: int,
-    into: tuple[Tensor, Tensor],
+    views: KnownViews, probability: Tensor, *, padding: int, into: tuple[Tensor, Tensor]
 ) -> None:
-    """Add centred views to the half volumes of all references, by probability, in place.
+    """Add views to the half volumes of all references, by probability, in place.
 
     Args:
-        views: moved to their shifts.
-        rotations_ref_to_img: `[b, 3, 3]`.
+        views: at their poses.
         probability: `[b, c]`.
         padding: oversampling of the half volumes.
         into: numerators (complex64) and denominators, `[c, m, m, m // 2 + 1]`.
     """
-    signal, weight = views.whitened()
-    still = torch.zeros(len(views), 1, 2, dtype=torch.float64)
     for c in range(probability.shape[1]):
         insert_at_poses(
-            signal,
-            weight,
-            rotations_ref_to_img[:, None],
-            still,
+            views.signal,
+            views.weight,
+            views.rotations_ref_to_img,
+            views.still,
             probability[:, c, None],
             views.disc.frequencies_px,
             box=views.disc.box,
@@ -111,11 +131,11 @@ def expect_known(
         planar=False,
     )
     here = views.shifted(shifts_angst)
-    scores = score_known(here, references, rotations_ref_to_img)
+    at_poses = KnownViews.make(here, rotations_ref_to_img)
+    scores = score_known(at_poses, references)
     evidence, posterior = scores.logsumexp(1), scores.softmax(1)
     insert_known(
-        here,
-        rotations_ref_to_img,
+        at_poses,
         posterior.float(),
         padding=references.padding,
         into=(sums.numerator, sums.denominator),

@@ -18,7 +18,7 @@ from verglas.algorithms.em.search import shift_grid
 from verglas.kernels.so3 import orientation_grid, rotation_from_vector
 from verglas.kernels.symmetry import symmetry_operators
 
-__all__ = ["Progress", "is_concentrated", "is_local", "next_radius", "plan"]
+__all__ = ["MOST_SEARCHES", "Progress", "is_concentrated", "is_local", "next_radius", "plan"]
 
 _COARSEST_STEP_DEG = 7.5
 _DENSE_ORDER = 3  # 7.5 degrees
@@ -28,7 +28,8 @@ _CONCENTRATED_DEG = 15.0
 _COARSE = 1.2  # resolution of a level that is not the last, in steps at the particle's surface
 _COARSE_OF_STARTS = 1.5
 _SEARCHES = 2  # of all orientations with a continuous stage, before only the vicinity
-_MOST_SEARCHES = 5
+MOST_SEARCHES = 5
+"""Searches of all orientations with a continuous stage, after which none follows."""
 _JUMPED = 0.02  # share of the particles
 
 
@@ -76,7 +77,7 @@ def is_local(state: Progress) -> bool:
     That is when particles no longer jump from one peak to another.
     """
     settled = state.n_polished >= _SEARCHES and state.jumped < _JUMPED
-    return settled or state.n_polished >= _MOST_SEARCHES
+    return settled or state.n_polished >= MOST_SEARCHES
 
 
 def plan(config: RefineConfig, state: Progress, *, final: bool = False) -> Search:

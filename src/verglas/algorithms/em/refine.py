@@ -248,6 +248,10 @@ def initial_state(config: RefineConfig, volume: Tensor, noise_power: Tensor) -> 
     )
 
 
+def _resized(mask: Tensor, box: int) -> Tensor:
+    return fourier_resize3(mask[None].float(), shape=(box,) * 3)[0].clamp(0, 1)
+
+
 def _box_of(radius: int) -> int:
     return next_fast_size(2 * radius + 6 + (2 * radius) % 2)
 
@@ -314,6 +318,7 @@ def update(
     effective_cells: float,
     searched: bool = False,
     jumped: float = 1.0,
+    solvent: Tensor | None = None,
 ) -> RefineState:
     """Reconstruct both halves, measure their FSC and learn noise, scale and shifts.
 
@@ -325,6 +330,7 @@ def update(
         effective_cells: median over views of the orientations in their posterior.
         searched: all orientations were searched, with a continuous stage.
         jumped: share of the particles whose pose jumped.
+        solvent: `[box, box, box]` in [0, 1]: density is kept here only; the FSC does not see it.
 
     Returns:
         The next state.
@@ -349,7 +355,7 @@ def update(
     )
     improved = shell > state.shell or state.iteration == 0
     return RefineState(
-        half_maps=torch.stack(maps) * mask,
+        half_maps=torch.stack(maps) * (mask if solvent is None else mask * _resized(solvent, box)),
         noise_power=learnt.noise_power,
         scale=learnt.scale,
         b_factor_angst2=learnt.b_factor_angst2,

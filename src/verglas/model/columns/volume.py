@@ -24,6 +24,9 @@ VOLUME = (
     ),
     Column("n_particles", INT, "Particles in the map or class.", low=0),
     Column(
+        "class_fraction", FLOAT, "Share of all particles that are in the class.", low=0, high=1
+    ),
+    Column(
         "agreement",
         FLOAT,
         "Mean shell correlation with a map from another random start, in the better hand.",

@@ -85,7 +85,7 @@ def _jumped(config: "RefineConfig", before: Any, after: Any, state: "RefineState
     from verglas.algorithms.em.refine import jumped_share
     from verglas.kernels.so3 import euler_to_matrix
 
-    if state.iteration == 0:
+    if state.iteration == 0 and not state.n_polished:
         return 1.0
     pair = (euler_to_matrix(torch.from_numpy(poses[:, :3].copy())) for poses in (before, after))
     return jumped_share(config, *pair)
@@ -97,6 +97,9 @@ def iterate_halves(
     config: "RefineConfig",
     start: "RefineState",
     until: "Callable[[RefineConfig, RefineState], bool] | None" = None,
+    *,
+    poses: "NDArray[np.float64] | None" = None,
+    solvent: "Tensor | None" = None,
 ) -> "tuple[RefineState, NDArray[np.float64]]":
     """Iterate; return the last state and the poses of the particles.
 
@@ -106,6 +109,8 @@ def iterate_halves(
         config: of the run.
         start: the first state.
         until: says when to stop; when nothing improves by default.
+        poses: `[n, 5]`, present poses; none by default.
+        solvent: `[box, box, box]`: density is kept here only.
     """
     import numpy as np
 
@@ -115,8 +120,8 @@ def iterate_halves(
     def step(arrays: dict[str, Any], iteration: int) -> dict[str, Any]:
         state, before = RefineState.from_arrays(arrays), arrays["particle_poses"]
         found, sums = expect_halves(ctx, with_poses(rows, before), config, state, final=False)
-        poses = rows.select("item_id").join(found, on="item_id", how="left", maintain_order="left")
-        after = np.where(np.isnan(new := poses.select(FOUND_POSE).to_numpy()), before, new)
+        table = rows.select("item_id").join(found, on="item_id", how="left", maintain_order="left")
+        after = np.where(np.isnan(new := table.select(FOUND_POSE).to_numpy()), before, new)
         new_state = update(
             config,
             state,
@@ -125,6 +130,7 @@ def iterate_halves(
             effective_cells=float(str(found["n_effective_orientations"].median())),
             searched=is_concentrated(state) and not is_local(state),
             jumped=_jumped(config, before, after, state),
+            solvent=solvent,
         )
         _log_iteration(ctx, config, state, new_state, found)
         return {**new_state.to_arrays(), "particle_poses": after}
@@ -134,7 +140,8 @@ def iterate_halves(
     def stopped(arrays: dict[str, Any]) -> bool:
         return stop(config, RefineState.from_arrays(arrays))
 
-    first = {**start.to_arrays(), "particle_poses": np.zeros((rows.height, 5))}
+    begun = np.zeros((rows.height, 5)) if poses is None else np.array(poses, np.float64)
+    first = {**start.to_arrays(), "particle_poses": begun}
     last = ctx.iterate(step, first, until=stopped)
     return RefineState.from_arrays(last), np.asarray(last["particle_poses"])
 

@@ -14,13 +14,13 @@ The half maps are neither masked nor sharpened: `volumes.postprocess` does that.
 """
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
 from verglas.model import CURVES, PARTICLES, VOLUMES, DataSet
 from verglas.protocols._particles import ParticleStack, initial_noise, read_stack
-from verglas.protocols._poses import diameter_of, write_map
+from verglas.protocols._poses import diameter_of
 from verglas.protocols.refine3d._gold import (
     expect_halves,
     iterate_halves,
@@ -33,14 +33,11 @@ from verglas.protocols.refine3d._halves import (
     reference_map,
     with_halves,
 )
+from verglas.protocols.refine3d._outputs import fsc_curve, posed_particles, refined_volumes
 from verglas.sdk import Context, Params, Ports, param, port, protocol
-
-if TYPE_CHECKING:
-    from verglas.algorithms.em.refine import RefineConfig, RefineState
 
 __all__ = ["Inputs", "Outputs", "Refine3dParams", "run"]
 
-_PATTERN = ("item_id", "half_set")
 _ID = "particles.refine_3d"
 
 
@@ -136,11 +133,6 @@ def run(ctx: Context, params: Refine3dParams, inputs: Inputs) -> Outputs:
     )
     halves = half_maps(config, sums)
     resolution = final.resolution_angst(config)
-    names = ("half_map_1.mrc", "half_map_2.mrc", "map.mrc")
-    paths = [
-        write_map(ctx, name, volume, config.pixel_size_angst)
-        for name, volume in zip(names, (*halves, halves.mean(0)), strict=True)
-    ]
     ctx.metric("resolution_angst", resolution)
     ctx.metric("iterations", float(state.iteration))
     spread = poses.select(pl.col("angle_sd_deg", "shift_sd_angst").median()).row(0)
@@ -148,43 +140,7 @@ def run(ctx: Context, params: Refine3dParams, inputs: Inputs) -> Outputs:
         if value is not None:
             ctx.metric(name, float(value))
     return Outputs(
-        volumes=_volumes(ctx, inputs, paths, resolution, config.symmetry),
-        particles=_posed(ctx, inputs.particles, rows, poses),
-        curves=_curve(ctx, final, config),
+        volumes=refined_volumes(ctx, inputs.particles, halves, resolution, config),
+        particles=posed_particles(inputs.particles, rows, poses),
+        curves=fsc_curve(ctx, final, config),
     )
-
-
-def _volumes(
-    ctx: Context, inputs: Inputs, paths: list[str], resolution: float, symmetry: str
-) -> DataSet:
-    optics = inputs.particles.optics.head(1)
-    rows = pl.DataFrame(
-        {
-            "image_path": [paths[2]],
-            "image_slice": [0],
-            "half_map_1_path": [paths[0]],
-            "half_map_2_path": [paths[1]],
-            "resolution_angst": [resolution],
-            "symmetry": [symmetry],
-            "optics_group": [int(optics["optics_group"][0])],
-        }
-    )
-    return ctx.dataset(VOLUMES, rows, optics=optics, source=inputs.particles)
-
-
-def _posed(ctx: Context, particles: DataSet, rows: pl.DataFrame, poses: pl.DataFrame) -> DataSet:
-    changed = poses.join(rows.select(_PATTERN), on="item_id")
-    kept = particles.select(changed.select("item_id"))
-    return kept.with_columns(changed)
-
-
-def _curve(ctx: Context, state: "RefineState", config: "RefineConfig") -> DataSet:
-    fsc = state.fsc.tolist()
-    rows = pl.DataFrame(
-        {
-            "label": ["half maps, soft sphere"],
-            "x_per_angst": [[s / config.extent_angst for s in range(len(fsc))]],
-            "y": [fsc],
-        }
-    )
-    return ctx.dataset(CURVES, rows)

@@ -1,0 +1,147 @@
+import numpy as np
+import polars as pl
+import pytest
+
+from tests.protocols.refine3d.mixed import two_structures
+from tests.protocols.simulated import BOX, OPTICS, particles_of, simulated, volumes_of
+from verglas.core.errors import PortError
+from verglas.io.mrc import read_mrc, write_mrc
+from verglas.model import MASKS, make_dataset
+from verglas.protocols.refine3d.classify_3d import Classify3dParams, Inputs, run
+from verglas.sdk.testing import LocalContext, check_protocol
+from verglas.simulate.particles import optics_table
+
+KEPT = Classify3dParams(
+    n_classes=2,
+    align=False,
+    n_seeds=2,
+    diameter_angst=150,
+    split_resolution_angst=30,
+    max_resolution_angst=15,
+    max_iterations=2,
+)
+SOUGHT = KEPT.model_copy(update={"align": True})
+
+
+def _purity(found, truth):
+    both = found.select("item_id", "class_index").join(truth, on="item_id")
+    same = float((both["class_index"] == both["state"]).mean())
+    return max(same, 1 - same)
+
+
+def _mask(root, array):
+    write_mrc(
+        root / "m.mrc", np.asarray(array, np.float32), OPTICS.pixel_size_angst, is_stack=False
+    )
+    rows = pl.DataFrame({"image_path": ["m.mrc"], "image_slice": [0], "optics_group": [1]})
+    return make_dataset(MASKS, rows, root=root, optics=optics_table(OPTICS, len(array)))
+
+
+def test_classify_3d_keeps_the_contract():
+    check_protocol(run)
+
+
+def test_two_structures_are_told_apart_at_known_poses(tmp_path):
+    made, truth, _ = two_structures("asymmetric", 1.0)
+    ctx = LocalContext(tmp_path)
+    out = run(ctx, KEPT, Inputs(particles=particles_of(tmp_path, made, keep_poses=True)))
+    found, maps = out.particles.rows(), out.volumes.rows()
+    # 160 images of 36 px of 5 A at SNR 1; a fifth of the atoms missing in half of them
+    assert _purity(found, truth) > 0.9
+    assert maps.height == 2
+    assert maps["n_particles"].sum() == 160
+    assert abs(maps["class_fraction"].sum() - 1) < 1e-9
+    assert ctx.metrics["gain_loglik"] > 0.5
+    volumes = [read_mrc(tmp_path / path)[0] for path in maps["image_path"]]
+    change = np.square(volumes[0] - volumes[1]).sum((1, 2))
+    # the missing atoms lie more than 20 Å above the middle
+    assert change[BOX // 2 + 3 :].sum() > 2 * change[: BOX // 2 + 3].sum()
+
+
+def test_one_structure_is_not_divided_without_a_warning(tmp_path):
+    made = simulated("asymmetric", 120, 1.0)
+    ctx = LocalContext(tmp_path)
+    run(ctx, KEPT, Inputs(particles=particles_of(tmp_path, made, keep_poses=True)))
+    # 120 images of 36 px of 5 A at SNR 1
+    assert ctx.metrics["gain_loglik"] < 0.1
+    assert any("second start" in text or "do not support" in text for text in ctx.warnings)
+
+
+def test_a_reference_is_needed_to_align(tmp_path):
+    made, _, _ = two_structures("asymmetric", 1.0)
+    with pytest.raises(PortError, match="needs a reference"):
+        run(LocalContext(tmp_path), SOUGHT, Inputs(particles=particles_of(tmp_path, made)))
+
+
+def test_poses_are_needed_where_they_are_kept(tmp_path):
+    made, _, _ = two_structures("asymmetric", 1.0)
+    with pytest.raises(PortError, match="angle_rot_deg"):
+        run(LocalContext(tmp_path), KEPT, Inputs(particles=particles_of(tmp_path, made)))
+
+
+def test_a_map_is_not_taken_for_a_mask(tmp_path):
+    made, _, volume = two_structures("asymmetric", 1.0)
+    particles = particles_of(tmp_path, made, keep_poses=True)
+    with pytest.raises(PortError, match="must go from 0 to 1"):
+        run(
+            LocalContext(tmp_path),
+            KEPT,
+            Inputs(particles=particles, mask=_mask(tmp_path, np.asarray(volume) * 9)),
+        )
+
+
+def test_a_mask_of_another_extent_is_refused_with_both_widths(tmp_path):
+    made, _, _ = two_structures("asymmetric", 1.0)
+    particles = particles_of(tmp_path, made, keep_poses=True)
+    with pytest.raises(PortError, match="120 Å wide, the particles' box 180 Å"):
+        run(
+            LocalContext(tmp_path),
+            KEPT,
+            Inputs(particles=particles, mask=_mask(tmp_path, np.ones((24,) * 3))),
+        )
+
+
+def test_a_mask_beside_the_particle_is_refused(tmp_path):
+    made, _, volume = two_structures("asymmetric", 1.0)
+    corner = np.zeros((BOX,) * 3)
+    corner[:4, :4, :4] = 1
+    inputs = Inputs(
+        particles=particles_of(tmp_path, made, keep_poses=True),
+        reference=volumes_of(tmp_path, volume),
+        mask=_mask(tmp_path, corner),
+    )
+    with pytest.raises(PortError, match="of the reference's power"):
+        run(LocalContext(tmp_path), KEPT, inputs)
+
+
+def test_images_in_both_halves_are_refused_and_counted(tmp_path):
+    made, _, _ = two_structures("asymmetric", 1.0)
+    particles = particles_of(tmp_path, made, keep_poses=True)
+    rows = particles.rows(("item_id", "image_path"))
+    copied = rows.with_columns(
+        image_slice=pl.int_range(pl.len(), dtype=pl.Int64) % 150,
+        half_set=(pl.int_range(pl.len()) >= 150).cast(pl.Int8) + 1,
+    )
+    with pytest.raises(PortError, match="10 images are in both half sets"):
+        run(LocalContext(tmp_path), KEPT, Inputs(particles=particles.with_columns(copied)))
+
+
+def test_too_few_particles_for_halves_are_refused(tmp_path):
+    made, _, _ = two_structures("asymmetric", 1.0)
+    particles = particles_of(tmp_path, made, keep_poses=True)
+    few = particles.select(particles.rows(("item_id",)).head(30))
+    with pytest.raises(PortError, match="at least 40 particles for two halves: got 30"):
+        run(LocalContext(tmp_path), KEPT, Inputs(particles=few))
+
+
+def test_images_that_are_not_finite_are_left_out_and_named(tmp_path):
+    made, _, _ = two_structures("asymmetric", 1.0)
+    particles = particles_of(tmp_path, made, keep_poses=True)
+    header_bytes, pixel = 1024, (7 * BOX + 3) * BOX + 3
+    stored = np.memmap(tmp_path / "p.mrcs", "<f4", "r+", offset=header_bytes)
+    stored[pixel] = np.nan
+    stored.flush()
+    ctx = LocalContext(tmp_path)
+    out = run(ctx, KEPT.model_copy(update={"n_seeds": 1}), Inputs(particles=particles))
+    assert out.particles.n_items == 159
+    assert any("not finite" in text for text in ctx.warnings)
