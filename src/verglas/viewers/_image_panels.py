@@ -99,7 +99,12 @@ def _gallery(
 def _gallery_rows(panel: Gallery, data: DataSet, n_tiles: int) -> list[dict[str, Any]]:
     """Choose rows: best first where there is an order, spread evenly where there is none."""
     is_sorted = bool(panel.sort_by) and panel.sort_by in data.columns
-    ids = data.rows(["item_id", panel.sort_by] if is_sorted else ["item_id"])
+    columns = ["item_id", *([panel.sort_by] if is_sorted else [])]
+    if panel.image in data.columns and panel.image not in columns:
+        columns.append(panel.image)
+    ids = data.rows(columns)
+    if panel.image in columns:
+        ids = ids.filter(pl.col(panel.image).is_not_null())
     is_descending = panel.sort_by.startswith("n_") or panel.sort_by == "score"
     if is_sorted:
         ids = ids.sort(panel.sort_by, descending=is_descending, nulls_last=True)
@@ -131,6 +136,8 @@ def _add_tile(
     except (VerglasError, OSError) as error:
         missing.append(str(error))
         return
+    if panel.image == "thumbnail_path" and row.get("image_width_px"):
+        pixel *= row["image_width_px"] / image.shape[1]  # pixels were averaged
     faint = is_faint or is_chosen is False
     if panel.image == "spectrum_path":
         tiles.append(Tile(rings_tile(image, 300), text, is_faint=faint))

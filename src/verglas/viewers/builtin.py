@@ -78,6 +78,7 @@ MOVIES_VIEWER = viewer(
                 "gain_path",
             ),
         ),
+        Gallery("thumbnail_path", caption=("label",)),
         Histogram("n_frames"),
         Histogram("travel_angst"),
     ],

@@ -196,6 +196,54 @@ def test_gain_of_the_detector_fits_finer_eer_frames(tmp_path):
     assert data.rows()["gain_path"].to_list() == ["gain.mrc"]
 
 
+def test_some_movies_have_a_picture(project):
+    for i in range(3, 15):
+        write_mrc(project / f"data/m_{i}.mrc", _frames(seed=i), PIXEL, "int8", is_stack=True)
+    data, _ = _import(project)
+    pictures = data.rows()["thumbnail_path"].drop_nulls()
+    assert len(pictures) == 6
+    assert all(data.path(text).is_file() for text in pictures)
+
+
+def test_odd_frames_are_told(project):
+    frames = _frames().astype(np.float32)
+    frames[2] = 7
+    write_mrc(project / "data/flat.mrc", frames, PIXEL, is_stack=True)
+    frames = _frames().astype(np.float32)
+    path = project / "data/nan.mrc"
+    write_mrc(path, frames, PIXEL, is_stack=True)
+    values = np.frombuffer(path.read_bytes(), "<f4").copy()
+    values[-10:] = np.nan
+    path.write_bytes(values.tobytes())
+    _, ctx = _import(project)
+    assert any("flat.mrc" in text and "frame 2 are 7" in text for text in ctx.warnings)
+    assert any("nan.mrc" in text and "10 pixels of frame 4" in text for text in ctx.warnings)
+
+
+def test_damaged_pixels_of_a_movie_looked_into_are_told(project):
+    path = project / "data/t.tif"
+    with tifffile.TiffWriter(path) as writer:
+        for frame in _frames():
+            writer.write(frame, photometric="minisblack", contiguous=False, compression="zlib")
+    data = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as file:
+        at = file.pages[1].dataoffsets[0]
+    data[at + 20 : at + 60] = b"\xff" * 40
+    path.write_bytes(data)
+    _, ctx = _import(project, pixel_size_angst=PIXEL)
+    assert any("t.tif" in text and "cannot be decoded" in text for text in ctx.warnings)
+
+
+def test_a_gain_that_is_applied_already_is_asked_about(project):
+    write_mrc(project / "gain.mrc", np.ones(SHAPE, np.float32), PIXEL)
+    _, ctx = _import(project, gain="gain.mrc")
+    assert not ctx.warnings
+    corrected = (_frames() * np.float32(1.07)).astype(np.float32)
+    write_mrc(project / "data/corrected.mrc", corrected, PIXEL, is_stack=True)
+    _, ctx = _import(project, gain="gain.mrc")
+    assert any("is the gain applied already?" in text for text in ctx.warnings)
+
+
 def test_optics_groups_follow_the_names(project):
     data, _ = _import(project, optics_group_pattern=r"m_([01])")
     rows = data.rows(with_optics=True)

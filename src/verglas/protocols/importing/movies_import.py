@@ -2,9 +2,9 @@
 
 Give movie files (MRC, TIFF or EER), folders, patterns such as `data/*.tif`, or one RELION STAR
 file of movies. Relative paths start from the project, or else from the current folder. Movies
-are linked by path, never copied; only their heads are read. Files that cannot be read, that
-were cut short or hold a single frame are named and left out; movies with another number of
-frames than most are named and kept.
+are linked by path, never copied; their heads are read, and a few are looked into for pictures
+and odd frames. Files that cannot be read, that were cut short or hold a single frame are named
+and left out; movies with another number of frames than most are named and kept.
 
 EER files are read as sums of raw frames; without a number, about 40 of them for each movie.
 Gain and dark reference and the list of defects belong to all movies; a reference that does
@@ -22,6 +22,7 @@ from pydantic import field_validator, model_validator
 from verglas.core.errors import FormatError, ParamsError, UserError
 from verglas.model import MOVIES, DataSet
 from verglas.protocols.importing._files import file_table, find_file, find_files, pixel_sizes
+from verglas.protocols.importing._movie_looks import N_LOOKED_AT, look_into
 from verglas.sdk import Context, Params, Ports, Task, param, port, protocol
 
 __all__ = ["ImportParams", "Inputs", "Outputs", "inspect_movies", "run"]
@@ -30,6 +31,17 @@ _ID = "movies.import"
 _OPTICS = ("voltage_kv", "spherical_aberration_mm", "amplitude_contrast")
 _LARGE_DOSE = 20.0  # of a frame; whole movies have 30 to 80
 _NAMED = 5  # movies that a warning names
+_LOOKED_UP = (
+    "item_id",
+    "image_path",
+    "n_bytes",
+    "changed_ns",
+    "first_frame",
+    "last_frame",
+    "gain_path",
+    "eer_frames_per_fraction",
+    "eer_upsampling",
+)
 
 
 class ImportParams(Params):
@@ -302,10 +314,21 @@ def _inspected(ctx: Context, table: pl.DataFrame, params: ImportParams) -> pl.Da
     return table.join(found, on="item_id", how="inner", maintain_order="left")
 
 
+def _with_looks(ctx: Context, rows: pl.DataFrame) -> pl.DataFrame:
+    """Look into a few movies, evenly chosen; warn of what is odd about them."""
+    step = max(1, rows.height // N_LOOKED_AT)
+    names = [name for name in _LOOKED_UP if name in rows.columns]
+    looks = ctx.map(look_into, rows.gather_every(step).head(N_LOOKED_AT).select(names), chunk=1)
+    odd = rows.join(looks.filter(pl.col("note") != ""), on="item_id", maintain_order="left")
+    for text, note in odd.select("image_path", "note").iter_rows():
+        ctx.warn(f"{Path(text).name}, of {looks.height} movies looked into: {note}")
+    return rows.join(looks.drop("note"), on="item_id", how="left", maintain_order="left")
+
+
 def _finish(
     ctx: Context, rows: pl.DataFrame, optics: pl.DataFrame, params: ImportParams
 ) -> DataSet:
-    rows = _references(ctx, _doses(ctx, rows, params), params)
+    rows = _with_looks(ctx, _references(ctx, _doses(ctx, rows, params), params))
     stem = pl.col("image_path").str.split("/").list.last().str.replace(r"\.[^.]+$", "")
     helpers = ("n_bytes", "changed_ns", "is_eer", "n_raw_frames", "header_angst")
     rows = rows.drop(*helpers, "header_dose_e_per_angst2", strict=False).with_columns(label=stem)
