@@ -12,6 +12,7 @@ from verglas.model import (
     CURVES,
     MASKS,
     MICROGRAPHS,
+    MOVIES,
     PARTICLES,
     VOLUMES,
     make_dataset,
@@ -162,9 +163,30 @@ def atoms(root):
     return make_dataset(ATOMS, rows, root=root)
 
 
+def movies(root, n=5):
+    """Only every other movie was looked into."""
+    for i in range(0, n, 2):
+        write_png(root / f"sum{i}.png", normal(40, 50))
+    rows = {
+        "image_path": [f"m{i}.tif" for i in range(n)],
+        "label": [f"m{i}" for i in range(n)],
+        "optics_group": 1,
+        "n_frames": [40] * (n - 1) + [38],
+        "first_frame": 0,
+        "last_frame": 37,
+        "frame_dose_e_per_angst2": 1.1,
+        "pre_exposure_e_per_angst2": 0.0,
+        "image_height_px": 80,
+        "image_width_px": 100,
+        "thumbnail_path": [None if i % 2 else f"sum{i}.png" for i in range(n)],
+    }
+    return make_dataset(MOVIES, pl.DataFrame(rows), root=root, optics=OPTICS)
+
+
 EVERY_KIND = {
     maker.__name__: maker
     for maker in (
+        movies,
         micrographs,
         fitted,
         coordinates,

@@ -141,3 +141,9 @@ def test_middle_row_by_quality_stands_for_all(tmp_path):
     assert row["fit_res_angst"] == 5.0
     assert row_name(row) == "m1"
     assert row["pixel_size_angst"] == 2.0
+
+
+def test_rows_without_a_picture_take_no_place_in_a_gallery(tmp_path):
+    scene = Scene("j1", {"movies": sets.movies(tmp_path)})
+    (picture,) = draw_panel(Gallery("thumbnail_path"), scene, "g")
+    assert picture.caption == "3 of 5 movies."
