@@ -135,10 +135,10 @@ def _row_pass(row: Real, x: Real, last: float, taps: Real, out: Real) -> None:
                 position_64 = _fold(first + step * i, last)
                 whole = np.int32(np.floor(position_64))
                 part = np.float32(position_64 - whole)
-                k = whole + np.int32(_MARGIN - 1)
+                start = whole + np.int32(_MARGIN - 1)
                 total = np.float32(0.0)
                 for tap in range(4):
-                    total += _weight(taps, tap, part) * row[k + tap]
+                    total += _weight(taps, tap, part) * row[start + tap]
                 out[begin + i] = total
 
 

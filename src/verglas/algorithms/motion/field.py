@@ -6,6 +6,7 @@ first frame that is used, in which nothing is displaced.
 """
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Self
 
 import numpy as np
@@ -51,6 +52,7 @@ def spline_basis(position: Double, n_points: int) -> Double:
     return np.asarray(BSpline.design_matrix(inside, knots, degree).toarray(), dtype=np.float64)
 
 
+@lru_cache(maxsize=64)
 def time_basis(n_frames: int, n_points: int) -> Double:
     """Splines over time that vanish at the first frame: `[n_frames, n_points - 1]`.
 
@@ -58,7 +60,9 @@ def time_basis(n_frames: int, n_points: int) -> Double:
     """
     time = np.sqrt(np.arange(n_frames) / max(1, n_frames - 1))
     basis = spline_basis(time, n_points)
-    return np.asarray((basis - basis[0])[:, 1:])
+    rising = np.asarray((basis - basis[0])[:, 1:])
+    rising.flags.writeable = False
+    return rising
 
 
 def space_basis(x: Double, y: Double, order: MotionOrder) -> Double:

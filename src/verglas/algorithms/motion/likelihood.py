@@ -218,7 +218,7 @@ def evaluate(
     list(pool.map(part, range(threads)))
     radians2 = 0.5 * (2.0 * np.pi / patches.grid.size * patches.radius) ** 2
     total_weight = spectra.weight + spectra.near_weight
-    alone = np.einsum("prc,rc->p", patches.own[first:last], total_weight * radians2)
+    alone = np.tensordot(patches.own[first:last], total_weight * radians2, 2)
     power, near_power = powers.sum(axis=1)
     return Evidence(loglik, gradient, curved - alone, power, near_power)
 

@@ -78,7 +78,7 @@ def choose_order(
         score = float((order.n_x * order.n_y - 1) * (order.n_t - 1))
         for train, test in (sides, sides[::-1]):
             fit = start_fit(patches, shape, order, start.path_px, start.spectra, start.roughness)
-            fit = fit_motion(patches, fit, train, pool, threads, max_iterations=4, done_px=_DONE_PX)
+            fit = fit_motion(patches, fit, train, pool, threads, max_iterations=3, done_px=_DONE_PX)
             score += _held_out(patches, fit, whole, test, pool, threads)
         trials.append(Trial(order, score))
         if score > best:
