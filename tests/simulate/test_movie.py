@@ -67,7 +67,8 @@ def _ring_power(images, low, high, pixel=2.0):
 def test_frames_are_the_first_one_moved_and_lose_nothing(few_atoms):
     """Against a Fourier shift by the true path: 1 % of the signal, 1 % of power at Nyquist."""
     motion = dataclasses.replace(STILL, drift_angst=13.0)
-    frames, truth = _render(few_atoms, dataclasses.replace(CLEAN, motion=motion))
+    config = dataclasses.replace(CLEAN, motion=motion, is_blurred=False)
+    frames, truth = _render(few_atoms, config)
     ky, kx = np.fft.fftfreq(192, 2.0)[:, None], np.fft.rfftfreq(240, 2.0)
     inner = np.s_[24:-24, 24:-24]  # the shift by transforms is periodic, the movie is not
     for frame, (dx, dy) in zip(frames[1:], truth.motion.whole_angst[1:], strict=True):
@@ -77,6 +78,22 @@ def test_frames_are_the_first_one_moved_and_lose_nothing(few_atoms):
         assert difference.std() < 0.02 * frame[inner].std()
     high = _ring_power(frames, 0.2, 0.25).sum(-1)
     np.testing.assert_allclose(high[1:] / high[0], 1.0, atol=0.02)
+
+
+def test_motion_during_a_frame_blurs_it(few_atoms):
+    """By sin(x) / x along the motion; 3 % of the signal."""
+    motion = dataclasses.replace(STILL, drift_angst=12.0)
+    config = dataclasses.replace(CLEAN, motion=motion)
+    blurred, truth = _render(few_atoms, config)
+    sharp, _ = _render(few_atoms, dataclasses.replace(config, is_blurred=False))
+    moved = truth.motion.during_angst(0)
+    assert np.hypot(*moved) > 5
+    ky, kx = np.fft.fftfreq(192, 2.0)[:, None], np.fft.rfftfreq(240, 2.0)
+    transfer = np.sinc(kx * moved[0] + ky * moved[1])
+    expected = np.fft.irfft2(np.fft.rfft2(sharp[0]) * transfer, s=sharp[0].shape)
+    inner = np.s_[24:-24, 24:-24]
+    assert (blurred[0] - expected)[inner].std() < 0.03 * expected[inner].std()
+    assert blurred[0][inner].std() < 0.95 * sharp[0][inner].std()
 
 
 def test_damage_follows_the_critical_exposure(few_atoms):

@@ -46,11 +46,14 @@ class Canvas:
     ice_weight: Tensor | None
     rng: np.random.Generator
 
-    def nodes(self, exposure_e_per_angst2: float) -> NDArray[np.float32]:
+    def nodes(
+        self, exposure_e_per_angst2: float, moved_angst: NDArray[np.float64]
+    ) -> NDArray[np.float32]:
         """Make the specimen after an exposure, as spline coefficients on a doubled grid.
 
         Args:
             exposure_e_per_angst2: that the particles have seen; call in order of frames.
+            moved_angst: x and y by which everything moves during the frame, which blurs it.
 
         Returns:
             `[2H, 2W]`, electrons over those that arrive.
@@ -68,7 +71,17 @@ class Canvas:
             if ice_ft is not None:
                 phases += torch.fft.irfft2(ice_ft, s=shape) * self.ice_weight
             wave_ft = torch.fft.rfft2((1 - 2 * phases) * self.factor)
-        return _doubled(wave_ft * self.transfer, shape)
+        return _doubled(wave_ft * self.transfer * self._blur(moved_angst), shape)
+
+    def _blur(self, moved_angst: NDArray[np.float64]) -> Tensor:
+        """What is left of a wave that moves evenly during a frame."""
+        if not moved_angst.any():
+            return torch.ones(1)
+        pixel = self.config.optics.pixel_size_angst
+        x, y = (float(length) / pixel for length in moved_angst)
+        rows = torch.fft.fftfreq(self.config.height_px) * y
+        columns = torch.fft.rfftfreq(self.config.width_px) * x
+        return torch.sinc(rows[:, None] + columns)
 
     def _damage(self, exposure: float) -> Tensor:
         if exposure <= 0:

@@ -83,6 +83,12 @@ class Motion:
         across, up = np.meshgrid(x, y)
         return x, y, self.at(across, up)
 
+    def during_angst(self, frame: int) -> Floats:
+        """How far the whole field moves while a frame is exposed, x and y."""
+        path = self.whole_angst
+        before, after = max(frame - 1, 0), min(frame + 1, len(path) - 1)
+        return np.asarray((path[after] - path[before]) / max(after - before, 1))
+
     def travel_angst(self) -> float:
         """Length of the path of the whole field."""
         return float(np.hypot(*np.diff(self.whole_angst, axis=0).T).sum())

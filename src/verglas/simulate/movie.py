@@ -60,6 +60,7 @@ class MovieConfig:
         motion: of the specimen.
         detector: the same for all movies of a set.
         is_damaged: whether the beam destroys the particles.
+        is_blurred: whether the motion of the whole field during a frame blurs it.
         empty_probability: of a movie without particles.
     """
 
@@ -69,6 +70,7 @@ class MovieConfig:
     motion: MotionConfig = with_default(default_factory=MotionConfig)
     detector: DetectorConfig = with_default(default_factory=DetectorConfig)
     is_damaged: bool = True
+    is_blurred: bool = True
     empty_probability: float = 0.0
 
     def __post_init__(self) -> None:
@@ -211,7 +213,8 @@ def render_frames(
     for i in range(config.n_frames):
         exposure = config.pre_exposure_e_per_angst2
         exposure += (i + 0.5) * config.frame_dose_e_per_angst2
-        nodes = canvas.nodes(exposure if config.is_damaged else 0.0)
+        moved = motion.during_angst(i) if config.is_blurred else np.zeros(2)
+        nodes = canvas.nodes(exposure if config.is_damaged else 0.0, moved)
         whole, bend = motion.whole_angst[i] / pixel, motion.bend_angst[i] / pixel
         warp_frame(nodes, seen, whole, bend, canvas.first_px)
         expected = arriving * np.maximum(seen, 0) + detector.hot

@@ -83,6 +83,7 @@ class SimulateParams(Params):
         0.0, ge=0, le=1, advanced=True, help="Part of the movies without particles."
     )
     damaged: bool = param(True, help="Let the beam destroy the particles.")
+    blurred: bool = param(True, help="Let the motion during a frame blur it.")
     defocus_min_angst: float = param(8000.0, help="Smallest underfocus.")
     defocus_max_angst: float = param(20000.0, help="Largest underfocus.")
     astigmatism_angst: float = param(400.0, ge=0, help="Largest difference of the two defoci.")
@@ -285,6 +286,7 @@ def _config(params: SimulateParams) -> "MovieConfig":
         motion=MotionConfig(params.drift_angst, params.jitter_angst, params.local_motion_angst),
         detector=detector,
         is_damaged=params.damaged,
+        is_blurred=params.blurred,
         empty_probability=params.empty_fraction,
     )
 
@@ -349,7 +351,7 @@ def _truth(
 
 @protocol(
     "movies.simulate",
-    version=1,
+    version=2,
     label="Simulate movies",
     citations=(
         "McMullan et al. 2015, doi:10.1016/j.ultramic.2015.05.017",
