@@ -245,22 +245,26 @@ def test_particles_of_shapes_it_never_saw_are_found(picker, kind, n, diameter, n
 
 
 def test_picks_move_and_mirror_with_the_image(picker):
-    """A shift by whole cells moves inner picks by as much, a mirror image mirrors them."""
+    """Sure inner picks (0.8 or more) are found again within 0.05 D after a shift or a mirror."""
     image, _ = field(
         np.random.default_rng(2), 25, contrast=0.25, shape=(480, 512), pixel_size_angst=2.0
     )
-    plain = _picks(picker, image, 120.0).position_px.numpy()
+    picks = _picks(picker, image, 120.0, threshold=0.8)
+    plain = picks.position_px.numpy()
     moved = _picks(picker, np.roll(image, (24, 48), (0, 1)), 120.0).position_px.numpy()
     inner = plain[((plain > 60) & (plain < np.array([400, 380]))).all(axis=1)]
     assert len(inner) >= 5
-    assert n_matched(moved, inner + np.array([48.0, 24.0]), 1.5) == len(inner)
+    assert n_matched(moved, inner + np.array([48.0, 24.0]), 3.0) == len(inner)
     mirrored = _picks(picker, image[:, ::-1], 120.0).position_px.numpy()
-    assert n_matched(mirrored, inner * [-1.0, 1.0] + np.array([511.0, 0.0]), 1.5) == len(inner)
+    assert n_matched(mirrored, inner * [-1.0, 1.0] + np.array([511.0, 0.0]), 3.0) == len(inner)
 
 
-def test_noise_gives_almost_no_picks(picker):
+def test_noise_gives_few_picks_and_none_that_is_sure(picker):
+    """White noise with room for 178 particles: at most one place in 20, none at 0.9."""
     image = np.random.default_rng(3).standard_normal((800, 800)).astype(np.float32)
-    assert len(_picks(picker, image, 120.0).probability) <= 3
+    probability = _picks(picker, image, 120.0).probability
+    assert len(probability) <= 8
+    assert not bool((probability >= 0.9).any())
 
 
 def test_blank_margin_and_not_a_number_are_never_picked(picker):
