@@ -84,7 +84,7 @@ VOLUMES = Kind(
     "volumes",
     "Maps in three dimensions.",
     ("image_file", "pixels"),
-    ("half_maps", "mask", "resolution", "score"),
+    ("half_maps", "mask", "resolution", "score", "class_map"),
 )
 MASKS = Kind(
     "masks", "Masks in three dimensions, 0 outside and 1 inside.", ("image_file", "pixels")

@@ -150,6 +150,12 @@ TRAITS: dict[str, Trait] = {
             "Each map has two maps from independent halves.",
             ("particles.refine_3d",),
         ),
+        Trait(
+            "class_map",
+            ("class_index", "n_particles", "class_fraction"),
+            "Each map is that of a class of particles.",
+            ("particles.classify_3d",),
+        ),
         Trait("mask", ("mask_path",), "Each map has a mask.", ("volumes.postprocess",)),
         Trait(
             "resolution",

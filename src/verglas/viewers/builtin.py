@@ -29,6 +29,7 @@ from verglas.sdk.viewer import (
 __all__ = [
     "ATOMS_VIEWER",
     "CLASSES_VIEWER",
+    "CLASS_MAPS_VIEWER",
     "CONSENSUS_VIEWER",
     "COORDINATES_VIEWER",
     "CTF_VIEWER",
@@ -131,6 +132,7 @@ POSE3D_VIEWER = viewer(
         Scatter("shift_x_angst", "shift_y_angst"),
         Histogram("n_significant"),
         Histogram("class_prob"),
+        Histogram("angle_sd_deg"),
     ],
     needs=("pose3d", "image"),
 )
@@ -142,6 +144,17 @@ CLASSES_VIEWER = viewer(
 )
 
 VOLUMES_VIEWER = viewer("volumes.map", VOLUMES, [Volume(), Slices()])
+
+CLASS_MAPS_VIEWER = viewer(
+    "volumes.classes",
+    VOLUMES,
+    [
+        Table(("class_index", "n_particles", "class_fraction", "resolution_angst")),
+        Volume(),
+        Slices(),
+    ],
+    needs=("class_map",),
+)
 
 MASKS_VIEWER = viewer("masks.slices", MASKS, [Slices()])
 

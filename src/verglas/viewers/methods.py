@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from verglas.core.units import ANGST_PER_UM
+from verglas.viewers._methods_classes3d import CLASSES3D_SENTENCES
 from verglas.viewers._methods_motion import MOTION_SENTENCES
 from verglas.viewers._methods_movies import MOVIE_SENTENCES
 from verglas.viewers._methods_picking import PICKING_SENTENCES
@@ -371,6 +372,7 @@ _SENTENCES: dict[str, Callable[[MethodStep], str]] = {
     "volumes.postprocess": _postprocess,
     "volumes.fsc": _fsc,
     "volumes.from_atoms": _from_atoms,
+    **CLASSES3D_SENTENCES,
     **MOTION_SENTENCES,
     **MOVIE_SENTENCES,
     **PICKING_SENTENCES,
