@@ -62,6 +62,7 @@ _SCALARS = (
     "fit_res_angst",
     "fit_score",
 )
+_LEAST_ABERRATION_MM = 0.5  # what a tilted specimen may feign; 4.6 % of pixel size at 2.7 mm
 _START = ("defocus_u_angst", "defocus_v_angst", "defocus_angle_deg", "phase_shift_deg")
 
 
@@ -260,7 +261,7 @@ def _check_optics(ctx: Context, fits: pl.DataFrame) -> None:
         spread = float(((group[fitted] - mean) ** 2 * weight).sum()) / max(1, group.height - 1)
         sigma = math.sqrt(max(spread, 1.0) / float(weight.sum()))
         expected = float(str(value))
-        if abs(mean - expected) > max(4.0 * sigma, 0.3):
+        if abs(mean - expected) > max(4.0 * sigma, _LEAST_ABERRATION_MM):
             ctx.warn(
                 f"the Thon rings of {group.height} micrograph{'s' if group.height > 1 else ''} ask "
                 f"for a spherical aberration of {mean:.2f} ± {sigma:.2f} mm, but {expected:g} mm "
