@@ -47,9 +47,9 @@ def draw_motion(motion: "MotionField") -> "NDArray[np.uint8]":
     reach = max(float(np.abs(travelled).max()), 0.5)
     whole = 0.5 * _SIDE + travelled * (0.36 * _SIDE / reach)
     _line(pen, whole, _INK, 3)
-    text = f"path {_SIDE / (0.36 * _SIDE / reach):.3g} A across"
+    text = f"path {_SIDE / (0.36 * _SIDE / reach):.3g} Å across"
     if enlarged:
-        text += f"; local paths {enlarged:.3g} times too long, {farthest:.2g} A at most"
+        text += f"; local paths {enlarged:.3g} times too long, {farthest:.2g} Å at most"
     pen.text((10, 8), text, fill=_INK)
     return np.asarray(image, dtype=np.uint8)[::-1]
 
