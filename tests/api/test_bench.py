@@ -12,11 +12,13 @@ from verglas.api.bench import (
     find_peer,
     open_stack,
     run_case,
+    run_cases,
     run_peer,
     run_tree,
     select_cases,
 )
-from verglas.api.bench_quality import class_errors, fsc_in_place, pose_numbers
+from verglas.api.bench_near import disturb_poses
+from verglas.api.bench_quality import class_errors, class_purity, fsc_in_place, pose_numbers
 from verglas.api.project import Project
 from verglas.core.errors import UserError
 from verglas.engine.placement import Placement
@@ -66,6 +68,22 @@ def test_classes_of_one_view_have_no_spread_and_no_error():
     assert class_errors(mixed, truth)["view_spread_median_deg"] > 20
 
 
+def test_purity_does_not_depend_on_the_numbers_of_classes():
+    truth = pl.DataFrame({"item_id": range(9), "class_index": [1, 1, 1, 2, 2, 2, 3, 3, 3]})
+    found = truth.with_columns(class_index=pl.Series([5, 5, 0, 0, 0, 0, 7, 7, 7]))
+    assert class_purity(found, truth)["purity"] == pytest.approx(8 / 9)
+
+
+def test_disturbed_poses_are_as_far_off_as_wanted():
+    truth = _poses(50)
+    near = disturb_poses(truth, turn_deg=7.5, move_angst=1.8)
+    pair = [rotations_of_angles(rows.select(EULER).to_numpy()) for rows in (truth, near)]
+    traces = np.einsum("nij,nij->n", *pair)
+    np.testing.assert_allclose(np.degrees(np.arccos((traces - 1) / 2)), 7.5, atol=1e-6)
+    moved = [near[n].to_numpy() - truth[n].to_numpy() for n in ("shift_x_angst", "shift_y_angst")]
+    np.testing.assert_allclose(np.hypot(*moved), 1.8, atol=1e-9)
+
+
 def test_a_map_agrees_with_itself_and_not_with_noise():
     rng = np.random.default_rng(0)
     axis = np.arange(24) - 12
@@ -108,6 +126,14 @@ def test_a_folder_without_stacks_is_refused(tmp_path):
         pytest.raises(UserError, match=r"has no particles\.star"),
     ):
         open_stack(project, "oct48", tmp_path)
+
+
+def test_a_stack_that_is_not_simulated_leaves_the_other_jobs(tmp_path):
+    cases = select_cases(["classes-3D"])
+    with Project.create(tmp_path / "p") as project:
+        (result,) = run_cases(project, cases)
+    assert result.cost is None
+    assert "het48 is not simulated" in result.error
 
 
 def test_relion_is_found_and_run_with_the_folder_of_the_stack(tmp_path, monkeypatch):

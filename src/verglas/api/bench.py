@@ -15,7 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from verglas.api.bench_quality import class_errors, curve_mean, fsc_in_place, pose_numbers
+from verglas.api.bench_near import import_disturbed
+from verglas.api.bench_quality import (
+    class_errors,
+    class_purity,
+    curve_mean,
+    fsc_in_place,
+    pose_numbers,
+)
 from verglas.core.errors import UserError
 from verglas.io.mrc import read_mrc
 
@@ -80,6 +87,7 @@ class Case:
         wanted: what must be reached.
         needs_reference: whether the job starts from a map.
         knows_poses: whether it gets the particles with their true poses.
+        is_near: whether it gets them with poses 7.5 degrees and 1.8 Å off.
         relion: arguments for RELION's program that does the same, for `--peers`.
     """
 
@@ -92,6 +100,7 @@ class Case:
     wanted: str = ""
     needs_reference: bool = False
     knows_poses: bool = False
+    is_near: bool = False
     relion: tuple[str, ...] = ()
 
 
@@ -114,6 +123,17 @@ def _relion_classes() -> tuple[str, ...]:
         *("--flatten_solvent", "--zero_mask", "--norm", "--scale", "--oversampling", "1"),
         *("--pad", "2", "--center_classes", "--psi_step", "12", "--offset_range", "5"),
         *("--offset_step", "2", "--dont_combine_weights_via_disc", "--pool", "20", "--j", "2"),
+    )
+
+
+def _relion_classes_3d() -> tuple[str, ...]:
+    return (
+        *("relion_refine", "--i", "particles.star", "--ref", "ref_30A.mrc", "--ini_high", "30"),
+        *("--firstiter_cc", "--K", "3", "--iter", "25", "--tau2_fudge", "4", "--sym", "C1"),
+        *("--particle_diameter", "190", "--ctf", "--flatten_solvent", "--zero_mask", "--norm"),
+        *("--scale", "--oversampling", "1", "--pad", "2", "--healpix_order", "2"),
+        *("--offset_range", "5", "--offset_step", "2", "--dont_combine_weights_via_disc"),
+        *("--pool", "20", "--j", "2", "--o", "{out}/run"),
     )
 
 
@@ -164,6 +184,21 @@ CASES = (
         {"n_classes": 16, "diameter_angst": 190.0}, "C1",
         "RELION 5: ~700 CPU s, no usable classes", "90 CPU s, 6 deg in plane",
         relion=_relion_classes(),
+    ),
+    Case(
+        "classes-3D", "het48", "particles.classify_3d",
+        {"n_classes": 3, "diameter_angst": 190.0} | _LOW_PASS, "C1",
+        "RELION 5: ~2,600 CPU s, purity 0.72 after 787", "90 CPU s, purity 0.9",
+        needs_reference=True, relion=_relion_classes_3d(),
+    ),
+    Case(
+        "local-C1", "asym48", "particles.refine_local", {"diameter_angst": 190.0}, "C1",
+        "cisTEM: 4.5 CPU s, 1.73 deg", "1.5 CPU s, 1.5 deg", needs_reference=True, is_near=True,
+    ),
+    Case(
+        "local-O", "oct48", "particles.refine_local",
+        {"symmetry": "O", "diameter_angst": 160.0}, "O",
+        "cisTEM: 4.5 CPU s, 1.68 deg", "1.5 CPU s, 1.5 deg", needs_reference=True, is_near=True,
     ),
     Case(
         "reconstruct-C1", "asym96", "particles.reconstruct", {"symmetry": "C1"}, "C1",
@@ -283,6 +318,8 @@ def open_stack(project: "Project", name: str, data: Path | None) -> Stack:
         name: of the stack.
         data: folder with a folder of that name; None simulates.
     """
+    if data is None and name not in _STACKS:
+        raise UserError(f"{name} is not simulated here", "name a folder that has it with --data")
     if data is None:
         made = project.run("particles.simulate", **vars(_STACKS[name]))
         volume = made.output("volume").id
@@ -358,7 +395,10 @@ def run_case(
         limit_s: the job is ended after so long.
     """
     command = [*_COMMAND, "run", case.protocol, "--project", str(project.root), "--force"]
-    command += ["--input", f"particles={stack.truth if case.knows_poses else stack.particles}"]
+    particles = stack.truth if case.knows_poses else stack.particles
+    if case.is_near:
+        particles = import_disturbed(project, stack.truth)
+    command += ["--input", f"particles={particles}"]
     if case.needs_reference:
         command += ["--input", f"reference={stack.reference}"]
     for name, value in case.params.items():
@@ -378,6 +418,10 @@ def _judge(project: "Project", job: "Job", case: Case, stack: Stack) -> dict[str
     truth = project.dataset(stack.truth).rows()
     if case.protocol == "particles.classify_2d":
         return class_errors(job.output("particles").rows(), truth)
+    if case.protocol == "particles.classify_3d":
+        return class_purity(job.output("particles").rows(), truth)
+    if case.is_near:
+        return pose_numbers(job.output("particles").rows(), truth, case.symmetry)
     if case.knows_poses:
         maps = (job.output("volumes"), project.dataset(stack.volume))
         volume, reference = (read_mrc(data.path(data.rows()["image_path"][0])) for data in maps)
@@ -437,7 +481,12 @@ def run_cases(
     for case in cases:
         if case.stack not in stacks:
             tell(f"making {case.stack}")
-            stacks[case.stack] = open_stack(project, case.stack, data)
+            try:
+                stacks[case.stack] = open_stack(project, case.stack, data)
+            except UserError as error:
+                # the other jobs have their images
+                yield Result(case, None, error=str(error))
+                continue
         tell(f"running {case.name}")
         stack = stacks[case.stack]
         result = run_case(project, case, stack, workers=workers, limit_s=limit_s)

@@ -8,7 +8,7 @@ import polars as pl
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["class_errors", "curve_mean", "fsc_in_place", "pose_numbers"]
+__all__ = ["class_errors", "class_purity", "curve_mean", "fsc_in_place", "pose_numbers"]
 
 _EULER = ("angle_rot_deg", "angle_tilt_deg", "angle_psi_deg")
 _SHIFT = ("shift_x_angst", "shift_y_angst")
@@ -98,6 +98,25 @@ def class_errors(found: pl.DataFrame, truth: pl.DataFrame) -> dict[str, float]:
         "view_spread_median_deg": float(np.median(np.concatenate(spreads))),
         "in_plane_error_median_deg": float(np.median(close)) if len(close) else float("nan"),
     }
+
+
+def class_purity(found: pl.DataFrame, truth: pl.DataFrame) -> dict[str, float]:
+    """Give the share of particles in the right class, once classes are matched with states.
+
+    Args:
+        found: with `item_id` and `class_index`.
+        truth: with `item_id` and `class_index`, the state of each.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    columns = ("item_id", "class_index")
+    both = found.select(columns).join(truth.select(columns), on="item_id", suffix="_true")
+    _, true = np.unique(both["class_index_true"].to_numpy(), return_inverse=True)
+    _, label = np.unique(both["class_index"].to_numpy(), return_inverse=True)
+    table = np.zeros((true.max() + 1, label.max() + 1))
+    np.add.at(table, (true, label), 1)
+    matched = linear_sum_assignment(-table)
+    return {"purity": float(table[matched].sum() / both.height)}
 
 
 def curve_mean(curves: pl.DataFrame, label: str) -> float:
