@@ -50,8 +50,19 @@ def _consensus(step: MethodStep) -> str:
     return f"Picks of several pickers were brought together; {count} that {rule} were kept."
 
 
+def _clean(step: MethodStep) -> str:
+    kept, left = step.n_out("coordinates"), step.n_out("rejected")
+    of_all = f" of {kept + left}" if kept is not None and left is not None else ""
+    count = f"{kept}{of_all} picks" if kept is not None else "Picks"
+    return (
+        "Carbon, crystals, aggregates and tears were segmented in the micrographs; "
+        f"{count} that lie in clean ice were kept."
+    )
+
+
 PICKING_SENTENCES: dict[str, Callable[[MethodStep], str]] = {
     "coordinates.from_particles": _from_particles,
+    "coordinates.clean": _clean,
     "coordinates.consensus": _consensus,
     "micrographs.pick_template": _pick_template,
 }

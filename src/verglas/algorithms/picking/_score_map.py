@@ -106,6 +106,7 @@ def prepare_image(
     diameter_angst: float,
     pixels_per_diameter: float = PIXELS_PER_DIAMETER,
     local_sigma: float = LOCAL_SIGMA,
+    is_levelled: bool = True,
 ) -> PickingImage:
     """Reduce a micrograph to picking resolution and even out its local mean and deviation.
 
@@ -115,6 +116,7 @@ def prepare_image(
         diameter_angst: of the particle.
         pixels_per_diameter: picking resolution.
         local_sigma: of the Gaussian for local mean and deviation, in diameters.
+        is_levelled: even out local mean and deviation.
     """
     factor = min(1.0, pixels_per_diameter * pixel_size_angst / diameter_angst)
     height, width = (2 * max(16, round(0.5 * side * factor)) for side in image.shape)
@@ -122,6 +124,16 @@ def prepare_image(
     small = -fourier_resize2(image[None], shape=(height, width))[0]
     valid = _valid_pixels(image, (height, width))
     diameter_px = diameter_angst / pixel_size_angst * width / image.shape[1]
+    if not is_levelled:
+        return PickingImage(
+            values=small * valid,
+            valid=valid,
+            local_std=torch.ones_like(small),
+            diameter_px=diameter_px,
+            step_x_px=image.shape[1] / width,
+            step_y_px=image.shape[0] / height,
+            shape=(image.shape[0], image.shape[1]),
+        )
     kernel = gaussian_kernel(local_sigma * diameter_px, image.device)
     correlator = Correlator((height, width), len(kernel))
     weight = correlator.correlate(correlator.transform(valid), kernel).clamp(min=1e-3)

@@ -22,6 +22,13 @@ IMAGE = (
     Column("image_height_px", INT, "Rows of the image.", low=1),
     Column("image_width_px", INT, "Columns of the image.", low=1),
     Column("thumbnail_path", TEXT, "Small picture of the image, PNG or JPEG."),
+    Column(
+        "masked_fraction",
+        FLOAT,
+        "Share of the image that is contaminated.",
+        low=0,
+        high=1,
+    ),
     Column("dose_e_per_angst2", FLOAT, "Electron exposure of the image.", low=0),
     Column("background_mean", FLOAT, "Mean grey value outside the particle before normalising."),
     Column(

@@ -7,7 +7,7 @@ __all__ = ["VOLUME"]
 VOLUME = (
     Column("half_map_1_path", TEXT, "Map from half set 1, unfiltered."),
     Column("half_map_2_path", TEXT, "Map from half set 2, unfiltered."),
-    Column("mask_path", TEXT, "Mask that belongs to the map, 0 to 1."),
+    Column("mask_path", TEXT, "Mask that belongs to the map or the image, 0 to 1."),
     Column("atoms_path", TEXT, "Atomic model, mmCIF or PDB."),
     Column(
         "symmetry",

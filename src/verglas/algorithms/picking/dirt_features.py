@@ -1,0 +1,149 @@
+"""Describe every place of a micrograph by what tells contamination from ice with particles.
+
+Carbon, crystals, aggregates and tears differ from ice in grey level and in how strongly the image
+varies at each scale. The measures are relative to the ice of the same micrograph and to the
+diameter of the particle, so that neither contrast nor pixel size matters.
+"""
+
+import itertools
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from verglas.algorithms.picking._score_map import Correlator, gaussian_kernel, prepare_image
+
+__all__ = ["DIRT_PIXELS_PER_DIAMETER", "N_DIRT_FEATURES", "DirtFeatures", "measure_dirt_features"]
+
+DIRT_PIXELS_PER_DIAMETER = 16
+_STRIDE_PX = 2
+_BANDS = (0.045, 0.09, 0.18, 0.35, 0.7)  # of the diameter: Gaussians whose differences are taken
+_POOLS = (0.3, 0.8)  # of the diameter: neighbourhoods over which strengths are averaged
+_LEVELS = (0.35, 1.0)
+_REFERENCE_QUANTILE = 0.35  # contamination is the rougher part, ice the smoother
+_CLIP = 8.0
+N_DIRT_FEATURES = len(_BANDS) * len(_POOLS) + len(_LEVELS) + 3
+
+
+@dataclass(frozen=True)
+class DirtFeatures:
+    """Measures on a lattice over the micrograph.
+
+    Attributes:
+        values: `[h, w, N_DIRT_FEATURES]`.
+        valid: `[h, w]` bool, False in blank margins.
+        step_x_px, step_y_px: pixels of the micrograph per cell.
+        origin_x_px, origin_y_px: of the first cell, in pixels of the micrograph.
+        cells_per_diameter: of the lattice.
+    """
+
+    values: Tensor
+    valid: Tensor
+    step_x_px: float
+    step_y_px: float
+    origin_x_px: float
+    origin_y_px: float
+    cells_per_diameter: float
+
+    def to_cells(self, position_px: Tensor) -> Tensor:
+        """Convert `[n, 2]` (x, y) pixels of the micrograph to cells."""
+        origin = torch.tensor([self.origin_x_px, self.origin_y_px]).to(position_px)
+        step = torch.tensor([self.step_x_px, self.step_y_px]).to(position_px)
+        return (position_px - origin) / step
+
+
+class _Blur:
+    """Gaussian means over the valid pixels."""
+
+    def __init__(self, valid: Tensor, diameter_px: float) -> None:
+        reach = len(gaussian_kernel(max((*_POOLS, *_LEVELS, *_BANDS)) * diameter_px, valid.device))
+        self._correlator = Correlator((valid.shape[0], valid.shape[1]), reach)
+        self._valid, self._diameter = valid, diameter_px
+        self._weight: dict[float, Tensor] = {}
+
+    def __call__(self, image: Tensor, size: float) -> Tensor:
+        kernel = gaussian_kernel(size * self._diameter, image.device)
+        if size not in self._weight:
+            seen = self._correlator.correlate(self._correlator.transform(self._valid), kernel)
+            self._weight[size] = seen.clamp(min=1e-3)
+        total = self._correlator.correlate(self._correlator.transform(image * self._valid), kernel)
+        return total / self._weight[size]
+
+
+def _without_plane(image: Tensor, valid: Tensor) -> Tensor:
+    """Subtract the plane that most of the valid pixels follow."""
+    height, width = image.shape
+    y = torch.linspace(-1, 1, height, device=image.device)[:, None].expand(height, width)
+    x = torch.linspace(-1, 1, width, device=image.device)[None].expand(height, width)
+    basis = torch.stack([torch.ones_like(x), x, y], dim=-1)[::4, ::4].reshape(-1, 3)
+    values = image[::4, ::4].reshape(-1)
+    weight = (valid[::4, ::4] > 0).reshape(-1).float()
+    plane = torch.zeros(3, device=image.device)
+    for _ in range(6):
+        scaled = basis * weight[:, None]
+        ridge = 1e-3 * torch.eye(3, device=image.device)
+        plane = torch.linalg.solve(scaled.T @ basis + ridge, scaled.T @ values)
+        rest = (values - basis @ plane).abs()
+        spread = rest[weight > 0].median().clamp(min=1e-6) if bool((weight > 0).any()) else 1.0
+        weight = (rest < 2.5 * spread).float() * (weight > 0)
+    return image - (plane[0] + plane[1] * x + plane[2] * y)
+
+
+def _relative(values: Tensor, valid: Tensor) -> Tensor:
+    """Subtract what is usual for the ice of the micrograph."""
+    inside = values[valid > 0]
+    usual = torch.quantile(inside[:: max(1, len(inside) // 50_000)], _REFERENCE_QUANTILE)
+    return values - usual
+
+
+def measure_dirt_features(
+    image: Tensor, *, pixel_size_angst: float, diameter_angst: float
+) -> DirtFeatures:
+    """Measure a micrograph.
+
+    Args:
+        image: `[h, w]`, any grey scale, particles dark; not-a-number counts as blank.
+        pixel_size_angst: of the image.
+        diameter_angst: of the particle.
+    """
+    small = prepare_image(
+        image,
+        pixel_size_angst=pixel_size_angst,
+        diameter_angst=diameter_angst,
+        pixels_per_diameter=DIRT_PIXELS_PER_DIAMETER,
+        is_levelled=False,
+    )
+    valid = small.valid
+    if not bool((valid > 0).any()):
+        valid = torch.ones_like(valid)
+    level = _without_plane(small.values, valid)
+    blur = _Blur(valid, small.diameter_px)
+    smooth = [blur(level, size) for size in _BANDS]
+    bands = [level - smooth[0], *(a - b for a, b in itertools.pairwise(smooth))]
+    features = []
+    for band in bands:
+        for pool in _POOLS:
+            strength = 0.5 * blur(band.square(), pool).clamp(min=1e-8).log()
+            features.append(_relative(strength, valid))
+    inside = bands[2][valid > 0]
+    scale = (1.4826 * inside.abs().median()).clamp(min=1e-6)
+    for size in _LEVELS:
+        mean = blur(level, size) / scale
+        features.append(mean - mean[valid > 0].median())
+    for band in bands[2:4]:
+        square = blur(band.square(), _POOLS[1]).clamp(min=1e-8)
+        features.append(blur(band**3, _POOLS[1]) / square**1.5)
+    slope_y, slope_x = torch.gradient(blur(level, _LEVELS[0]) / scale)
+    slope = blur(slope_x.square() + slope_y.square(), _POOLS[0]).clamp(min=1e-8)
+    features.append(_relative(0.5 * slope.log(), valid))
+    stacked = torch.stack(features, dim=-1)[::_STRIDE_PX, ::_STRIDE_PX]
+    origin = small.to_micrograph(torch.zeros(1, 2, dtype=torch.float64))[0]
+    return DirtFeatures(
+        values=stacked.clamp(-_CLIP, _CLIP),
+        valid=small.valid[::_STRIDE_PX, ::_STRIDE_PX] > 0,
+        step_x_px=small.step_x_px * _STRIDE_PX,
+        step_y_px=small.step_y_px * _STRIDE_PX,
+        origin_x_px=float(origin[0]),
+        origin_y_px=float(origin[1]),
+        cells_per_diameter=small.diameter_px / _STRIDE_PX,
+    )
