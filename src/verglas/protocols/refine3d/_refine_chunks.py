@@ -82,14 +82,13 @@ def calibrate(
     import torch
 
     from verglas.algorithms.em.expectation import expect
-    from verglas.algorithms.em.plan import plan
+    from verglas.algorithms.em.plan import calibration_search
     from verglas.algorithms.em.refine import RefineState, references
     from verglas.kernels.denormals import denormals_flushed
 
     torch.set_num_threads(task.threads)
     current = RefineState.from_arrays(task.load(state))
-    search = plan(config, current)
-    search = dataclasses.replace(search, levels=search.levels[:1])
+    search = calibration_search(config, current)
     radius = search.levels[0].radius
     rows, views = _views(rows, task, config, current, radius)
     reference = references(config, current, 0, radius)

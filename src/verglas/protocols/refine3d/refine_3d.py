@@ -111,7 +111,7 @@ def _make_config(params: Refine3dParams, inputs: Inputs, stack: ParticleStack, s
 
 @protocol(
     _ID,
-    version=2,
+    version=3,
     label="Refine a map",
     citations=("10.1016/j.jsb.2012.09.006", "10.1016/j.jmb.2003.07.013"),
 )
