@@ -231,7 +231,7 @@ def _find_motion(
         pool=pool,
     )
     path_px = path * coarse_pixel / pixel
-    patch_grid = plan_patches(visible, config.patch_angst / pixel.mean())
+    patch_grid = plan_patches(visible, config.patch_angst / float(pixel.mean()), path_px)
     reach = int(0.48 * patch_grid.size)
     patches = cut_patches([small for small, _ in reduced], patch_grid, path_px, reach, pool)
     del reduced

@@ -15,6 +15,7 @@ __all__ = ["PatchGrid", "PatchSpectra", "cut_patches", "plan_patches"]
 Real = NDArray[np.float32]
 Double = NDArray[np.float64]
 
+_LEAST_COMMON = 0.7  # of a side; where frames share less, patches reach beyond their borders
 _PATCH_SIZES = (32, 36, 40, 48, 54, 60, 64, 72, 80, 90, 96, 108, 120, 128, 144, 160, 180, 192, 216,
                 240, 256)  # fmt: skip
 
@@ -49,19 +50,23 @@ class PatchGrid:
         return np.asarray(self.first_y + self.size / 2 - 0.5)
 
 
-def plan_patches(shape: tuple[int, int], wanted: float) -> PatchGrid:
-    """Cover a frame with square patches that touch or overlap a little.
+def plan_patches(shape: tuple[int, int], wanted: float, path_px: Double) -> PatchGrid:
+    """Cover what all frames show with square patches that touch or overlap a little.
 
     Args:
         shape: of the band-limited frame.
         wanted: size of a patch in its pixels.
+        path_px: `[f, 2]`, x and y displacement of the whole frame.
     """
     possible = [n for n in _PATCH_SIZES if n <= min(shape)] or [2 * (min(shape) // 2)]
     size = min(possible, key=lambda n: abs(math.log(n / wanted)))
     starts = []
-    for length in shape:
-        count = max(1, math.ceil((length - 0.1 * size) / size))
-        starts.append(np.rint(np.linspace(0, length - size, count)).astype(np.int64))
+    for length, moves in zip(shape, np.rint(path_px.T[::-1]), strict=True):
+        low, high = max(0.0, -float(moves.min())), length - max(0.0, float(moves.max()))
+        if high - low < max(size, _LEAST_COMMON * length):
+            low, high = 0.0, float(length)
+        count = max(1, math.ceil((high - low - 0.1 * size) / size))
+        starts.append(np.rint(np.linspace(low, high - size, count)).astype(np.int64))
     iy, ix = (axis.ravel() for axis in np.indices((len(starts[0]), len(starts[1]))))
     order = np.argsort((ix + iy) % 2, kind="stable")
     return PatchGrid(
