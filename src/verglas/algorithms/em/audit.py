@@ -18,7 +18,7 @@ from verglas.kernels.so3 import pose_distance_deg
 
 __all__ = ["recall_of_search"]
 
-_MORE_CELLS = 8
+_MORE_CELLS = 4
 _MORE_STARTS = 3
 _ALL_MASS = 1.0 - 1e-7
 _SAME_DEG = 7.5

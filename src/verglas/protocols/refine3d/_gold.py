@@ -9,6 +9,7 @@ import polars as pl
 from verglas.protocols.refine3d._refine_chunks import (
     POSE_ANGLES,
     POSE_SHIFTS,
+    audit_half,
     calibrate,
     expect_half,
 )
@@ -26,6 +27,7 @@ __all__ = ["FOUND_POSE", "expect_halves", "iterate_halves", "scaled_start", "wit
 
 _CHUNK = 2000
 _CALIBRATION_VIEWS = 200
+_RECALL = 0.98
 FOUND_POSE = ("angle_rot_deg", "angle_tilt_deg", "angle_psi_deg", "shift_x_angst", "shift_y_angst")
 """Columns of the poses that an iteration gives."""
 
@@ -100,6 +102,7 @@ def iterate_halves(
     *,
     poses: "NDArray[np.float64] | None" = None,
     solvent: "Tensor | None" = None,
+    n_audited: int = 0,
 ) -> "tuple[RefineState, NDArray[np.float64]]":
     """Iterate; return the last state and the poses of the particles.
 
@@ -111,6 +114,8 @@ def iterate_halves(
         until: says when to stop; when nothing improves by default.
         poses: `[n, 5]`, present poses; none by default.
         solvent: `[box, box, box]`: density is kept here only.
+        n_audited: particles, drawn anew for each search of all orientations, that are also
+            searched without thrift.
     """
     import numpy as np
 
@@ -119,7 +124,8 @@ def iterate_halves(
 
     def step(arrays: dict[str, Any], iteration: int) -> dict[str, Any]:
         state, before = RefineState.from_arrays(arrays), arrays["particle_poses"]
-        found, sums = expect_halves(ctx, with_poses(rows, before), config, state, final=False)
+        posed = with_poses(rows, before)
+        found, sums = expect_halves(ctx, posed, config, state, final=False)
         table = rows.select("item_id").join(found, on="item_id", how="left", maintain_order="left")
         after = np.where(np.isnan(new := table.select(FOUND_POSE).to_numpy()), before, new)
         new_state = update(
@@ -133,7 +139,10 @@ def iterate_halves(
             solvent=solvent,
         )
         _log_iteration(ctx, config, state, new_state, found)
-        return {**new_state.to_arrays(), "particle_poses": after}
+        recall = arrays["search_recall"]
+        if n_audited and not is_local(state):
+            recall = min(float(recall), _audited(ctx, posed, config, state, n_audited))
+        return {**new_state.to_arrays(), "particle_poses": after, "search_recall": recall}
 
     stop = until or finished
 
@@ -141,9 +150,35 @@ def iterate_halves(
         return stop(config, RefineState.from_arrays(arrays))
 
     begun = np.zeros((rows.height, 5)) if poses is None else np.array(poses, np.float64)
-    first = {**start.to_arrays(), "particle_poses": begun}
+    first = {**start.to_arrays(), "particle_poses": begun, "search_recall": 1.0}
     last = ctx.iterate(step, first, until=stopped)
+    if n_audited:
+        ctx.metric("search_recall", float(last["search_recall"]))
     return RefineState.from_arrays(last), np.asarray(last["particle_poses"])
+
+
+def _audited(
+    ctx: Context, rows: pl.DataFrame, config: "RefineConfig", state: "RefineState", n: int
+) -> float:
+    """Return the mean share of the posterior that the search of this iteration kept."""
+    import numpy as np
+
+    seed = config.seed * 1000 + state.iteration
+    sample = rows.sample(min(n, rows.height), seed=seed).sort("half_set", "item_id")
+    arrays = {name: np.asarray(value) for name, value in state.to_arrays().items()}
+    ref = ctx.put(arrays)
+    parts = [
+        ctx.map(audit_half, part, chunk=_CHUNK, config=config, state=ref)["recall"]
+        for part in sample.partition_by("half_set")
+    ]
+    recall = float(np.concatenate([part.to_numpy() for part in parts]).mean())
+    ctx.log.info("audit of %d particles: the search kept %.2f %%", sample.height, 100 * recall)
+    if recall < _RECALL:
+        ctx.warn(
+            f"the search of iteration {state.iteration + 1} kept {100 * recall:.1f} % of what "
+            f"{sample.height} particles say of their poses; asked for are {100 * _RECALL:.1f} %"
+        )
+    return recall
 
 
 def _log_iteration(

@@ -12,7 +12,7 @@ from verglas.sdk import ArrayRef, Task
 if TYPE_CHECKING:
     from verglas.algorithms.em.refine import RefineConfig, RefineState
 
-__all__ = ["POSE_ANGLES", "POSE_SHIFTS", "calibrate", "expect_half"]
+__all__ = ["POSE_ANGLES", "POSE_SHIFTS", "audit_half", "calibrate", "expect_half"]
 
 POSE_ANGLES = ("x_rot_deg", "x_tilt_deg", "x_psi_deg")
 POSE_SHIFTS = ("x_shift_x_angst", "x_shift_y_angst")
@@ -66,6 +66,31 @@ def expect_half(
         shift_sd_angst=pl.Series(poses.shift_sd_angst.double().numpy()).fill_nan(None),
     )
     return found, sums.to_arrays()
+
+
+def audit_half(
+    rows: pl.DataFrame, task: Task, *, config: "RefineConfig", state: ArrayRef
+) -> pl.DataFrame:
+    """Search particles once as the iteration does and once without thrift; return the recall."""
+    import torch
+
+    from verglas.algorithms.em.audit import recall_of_search
+    from verglas.algorithms.em.plan import plan
+    from verglas.algorithms.em.refine import RefineState, references
+    from verglas.algorithms.em.step import KnownPoses
+    from verglas.kernels.denormals import denormals_flushed
+    from verglas.kernels.so3 import euler_to_matrix
+
+    torch.set_num_threads(task.threads)
+    current = RefineState.from_arrays(task.load(state))
+    search = plan(config, current)
+    rows, views = _views(rows, task, config, current, search.radius)
+    angles, shifts = (torch.tensor(rows.select(x).to_numpy()) for x in (POSE_ANGLES, POSE_SHIFTS))
+    known = KnownPoses(euler_to_matrix(angles), shifts).starts() if current.n_polished else None
+    reference = references(config, current, int(rows["half_set"][0]) - 1, search.radius)
+    with denormals_flushed():
+        recall = recall_of_search(views, reference, search, shifts_angst=shifts, known=known)
+    return rows.select("item_id").with_columns(recall=pl.Series(recall.double().numpy()))
 
 
 def calibrate(

@@ -39,6 +39,7 @@ from verglas.sdk import Context, Params, Ports, param, port, protocol
 __all__ = ["Inputs", "Outputs", "Refine3dParams", "run"]
 
 _ID = "particles.refine_3d"
+_AUDITED = 20  # one of so many particles at most
 
 
 class Refine3dParams(Params):
@@ -62,6 +63,12 @@ class Refine3dParams(Params):
         0.0, ge=0, advanced=True, help="Never use data beyond this; 0 for no limit."
     )
     max_iterations: int = param(20, ge=1, le=100, help="Stop then, converged or not.")
+    n_audited: int = param(
+        200,
+        ge=0,
+        advanced=True,
+        help="Particles, a twentieth of all at most, that are searched again without thrift.",
+    )
 
 
 class Inputs(Ports):
@@ -124,7 +131,9 @@ def run(ctx: Context, params: Refine3dParams, inputs: Inputs) -> Outputs:
     stack, noise = initial_noise(ctx, stack, radius=config.max_radius)
     rows = with_halves(stack, ctx.seed, needed_by=_ID)
     start = scaled_start(ctx, rows, reference_map(ctx, inputs.reference, config), config, noise)
-    state, known = iterate_halves(ctx, rows, config, start)
+    state, known = iterate_halves(
+        ctx, rows, config, start, n_audited=min(params.n_audited, rows.height // _AUDITED)
+    )
     if state.iteration >= config.max_iterations:
         ctx.warn(f"stopped after {state.iteration} iterations, not yet converged")
     poses, sums = expect_halves(ctx, with_poses(rows, known), config, state, final=True)
