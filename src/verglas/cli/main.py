@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from verglas.cli import (
+    answer,
     bench,
     demo,
     doctor,
@@ -92,6 +93,7 @@ app.command("demo", rich_help_panel=START)(demo.run_demo)
 app.command("new", rich_help_panel=START)(jobs.make_project)
 app.command("process", rich_help_panel=START)(process.run_process)
 app.add_typer(run.app, name="run", rich_help_panel=WORK)
+app.command("answer", rich_help_panel=WORK)(answer.answer_job)
 app.command("replay", rich_help_panel=WORK)(replay.replay_template)
 app.command("protocols", rich_help_panel=WORK)(protocols.list_protocols)
 app.command("schema", rich_help_panel=WORK)(protocols.show_schema)

@@ -60,10 +60,22 @@ def _clean(step: MethodStep) -> str:
     )
 
 
+def _pick_manual(step: MethodStep) -> str:
+    n = step.n_out("coordinates")
+    n_hand = step.numbers.get("n_by_hand")
+    by_hand = f"{count_text(int(n_hand), 'particles')} were" if n_hand else "Particles were"
+    found = f", {n} in all" if n is not None else ""
+    return (
+        f"{by_hand} picked by hand in some micrographs; a classifier trained on them suggested"
+        f" those of the others{found}."
+    )
+
+
 PICKING_SENTENCES: dict[str, Callable[[MethodStep], str]] = {
     "coordinates.from_particles": _from_particles,
     "coordinates.clean": _clean,
     "coordinates.consensus": _consensus,
+    "micrographs.pick_manual": _pick_manual,
     "micrographs.pick_template": _pick_template,
 }
 """What is said of each protocol."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from verglas.algorithms.picking.agreement import Agreement, fit_agreement, normal_scores
 
-__all__ = ["judge_places"]
+__all__ = ["Scale", "fit_logistic", "judge_places", "scale_of"]
 
 Floats = NDArray[np.float64]
 
@@ -26,7 +26,9 @@ _CLIP = 5.0
 
 
 @dataclass(frozen=True)
-class _Scale:
+class Scale:
+    """Middle and width of each measure."""
+
     centre: Floats
     width: Floats
 
@@ -36,13 +38,14 @@ class _Scale:
         return np.concatenate([np.ones((len(reduced), 1)), reduced, reduced**2 - 1], axis=1)
 
 
-def _scale_of(features: Floats) -> _Scale:
+def scale_of(features: Floats) -> Scale:
+    """Find the middle and width of each measure, `[n, f]`, by median and deviation."""
     centre = np.median(features, axis=0)
     width = 1.4826 * np.median(np.abs(features - centre), axis=0)
-    return _Scale(centre, np.maximum(width, 1e-3))
+    return Scale(centre, np.maximum(width, 1e-3))
 
 
-def _fit_logistic(inputs: Floats, target: Floats, weight: Floats) -> Floats:
+def fit_logistic(inputs: Floats, target: Floats, weight: Floats) -> Floats:
     """Logistic regression with soft targets and a ridge, by Newton's method."""
     penalty = np.full(inputs.shape[1], _PENALTY)
     penalty[0] = 1e-3
@@ -67,7 +70,7 @@ def _image_odds(
     Places that several pickers found are examples of particles, places that nobody picked of
     the rest; a lone pick counts a little as a false one, since some are.
     """
-    scale = _scale_of(np.concatenate([features, background]))
+    scale = scale_of(np.concatenate([features, background]))
     places, empty = scale.apply(features), scale.apply(background)
     odds = np.zeros(len(places))
     for held_out in np.unique(fold):
@@ -77,7 +80,7 @@ def _image_odds(
         inputs = np.concatenate([places[seen], empty])
         wanted = np.concatenate([trusted[seen].astype(np.float64), np.zeros(len(empty))])
         weight = np.concatenate([np.where(trusted[seen], 1.0, _LONE), np.ones(len(empty))])
-        odds[fold == held_out] = places[fold == held_out] @ _fit_logistic(inputs, wanted, weight)
+        odds[fold == held_out] = places[fold == held_out] @ fit_logistic(inputs, wanted, weight)
     return np.clip(odds, -_CLIP_ODDS, _CLIP_ODDS)
 
 
