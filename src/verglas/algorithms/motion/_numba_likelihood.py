@@ -74,6 +74,52 @@ def _near_sums(re: Real, im: Real, memory: Real, ends: Ends, out_re: Real, out_i
                 out_im[f, i, j] += later_im[i, j]
 
 
+@njit(inline="always", fastmath=True, cache=True)
+def _weigh(
+    re: Real, im: Real, other_re: Real, other_im: Real, weight: Real, ends: Ends, power: Double
+) -> tuple[float, float]:
+    """Multiply two transforms, and then the first one by its weights.
+
+    Returns:
+        The weighted product, and the same times squared frequency in cycles per patch.
+    """
+    n_rows = re.shape[0]
+    total, curved = 0.0, 0.0
+    for i in range(n_rows):
+        ky = i if 2 * i < n_rows else i - n_rows
+        row, row_curved = np.float32(0.0), np.float32(0.0)
+        for j in range(ends[i]):
+            product = re[i, j] * other_re[i, j] + im[i, j] * other_im[i, j]
+            power[i, j] += product
+            row += weight[i, j] * product
+            row_curved += weight[i, j] * product * np.float32(ky * ky + j * j)
+        for j in range(ends[i]):
+            re[i, j] *= weight[i, j]
+            im[i, j] *= weight[i, j]
+        total += float(row)
+        curved += float(row_curved)
+    return total, curved
+
+
+@njit(inline="always", fastmath=True, cache=True)
+def _slopes(
+    target_re: Real, target_im: Real, re: Real, im: Real, ends: Ends
+) -> tuple[float, float]:
+    """Turn of a frame against its target, times frequency along x and y."""
+    n_rows = re.shape[0]
+    along_x, along_y = 0.0, 0.0
+    for i in range(n_rows):
+        ky = i if 2 * i < n_rows else i - n_rows
+        row_x, row_y = np.float32(0.0), np.float32(0.0)
+        for j in range(ends[i]):
+            cross = target_re[i, j] * im[i, j] - target_im[i, j] * re[i, j]
+            row_x += cross * np.float32(j)
+            row_y += cross
+        along_x += float(row_x)
+        along_y += float(ky * row_y)
+    return along_x, along_y
+
+
 @njit(nogil=True, fastmath=True, cache=True)
 def compare_frames(
     re: Real,
@@ -111,7 +157,6 @@ def compare_frames(
         near_power: `[r, c]`, the same of products of frames near in time.
     """
     n_patches, n_frames, n_rows, n_columns = re.shape
-    positive = (n_rows + 1) // 2
     unit = 2.0 * np.pi / size
     turned_re = np.empty((n_frames, n_rows, n_columns), np.float32)
     turned_im = np.empty((n_frames, n_rows, n_columns), np.float32)
@@ -125,53 +170,23 @@ def compare_frames(
         for f in range(n_frames):
             x, y = displacement[p, f]
             _turn(re[p, f], im[p, f], x, y, ends, size, turned_re[f], turned_im[f], sum_re, sum_im)
-        total, curved = 0.0, 0.0
-        for i in range(n_rows):
-            ky = i if i < positive else i - n_rows
-            row, row_curved = np.float32(0.0), np.float32(0.0)
-            for j in range(ends[i]):
-                square = sum_re[i, j] * sum_re[i, j] + sum_im[i, j] * sum_im[i, j]
-                power[i, j] += square
-                row += weight[i, j] * square
-                row_curved += weight[i, j] * square * np.float32(ky * ky + j * j)
-                sum_re[i, j] *= weight[i, j]
-                sum_im[i, j] *= weight[i, j]
-            total += float(row)
-            curved += float(row_curved)
+        total, curved = _weigh(sum_re, sum_im, sum_re, sum_im, weight, ends, power)
         if has_near:
             _near_sums(turned_re, turned_im, memory, ends, near_re, near_im)
             for f in range(n_frames):
-                for i in range(n_rows):
-                    ky = i if i < positive else i - n_rows
-                    row, row_curved = np.float32(0.0), np.float32(0.0)
-                    for j in range(ends[i]):
-                        product = (
-                            near_re[f, i, j] * turned_re[f, i, j]
-                            + near_im[f, i, j] * turned_im[f, i, j]
-                        )
-                        near_power[i, j] += product
-                        row += near_weight[i, j] * product
-                        row_curved += near_weight[i, j] * product * np.float32(ky * ky + j * j)
-                        near_re[f, i, j] = near_weight[i, j] * near_re[f, i, j] + sum_re[i, j]
-                        near_im[f, i, j] = near_weight[i, j] * near_im[f, i, j] + sum_im[i, j]
-                    total += float(row)
-                    curved += float(row_curved)
+                own, own_curved = _weigh(
+                    near_re[f], near_im[f], turned_re[f], turned_im[f], near_weight, ends,
+                    near_power,
+                )  # fmt: skip
+                total += own
+                curved += own_curved
         loglik[p] = total
         curvature[p] = 0.5 * unit * unit * curved
         for f in range(n_frames):
-            along_x, along_y = 0.0, 0.0
-            target_re = near_re[f] if has_near else sum_re
-            target_im = near_im[f] if has_near else sum_im
-            for i in range(n_rows):
-                ky = i if i < positive else i - n_rows
-                row_x, row_y = np.float32(0.0), np.float32(0.0)
-                for j in range(ends[i]):
-                    cross = (
-                        target_re[i, j] * turned_im[f, i, j] - target_im[i, j] * turned_re[f, i, j]
-                    )
-                    row_x += cross * np.float32(j)
-                    row_y += cross
-                along_x += float(row_x)
-                along_y += float(ky * row_y)
+            along_x, along_y = _slopes(sum_re, sum_im, turned_re[f], turned_im[f], ends)
+            if has_near:
+                near_x, near_y = _slopes(near_re[f], near_im[f], turned_re[f], turned_im[f], ends)
+                along_x += near_x
+                along_y += near_y
             gradient[p, f, 0] = -2.0 * unit * along_x
             gradient[p, f, 1] = -2.0 * unit * along_y
