@@ -71,11 +71,29 @@ def _pick_manual(step: MethodStep) -> str:
     )
 
 
+def _screen(step: MethodStep) -> str:
+    kept, before = step.n_out("particles"), step.n_in("particles")
+    of_all = f" of {before}" if before is not None else ""
+    rules = [
+        step.text(form, name)
+        for name, form in (
+            ("max_z_score", "no more than {} deviations from the others"),
+            ("min_ssnr_db", "signal over noise of at least {} dB"),
+            ("max_ssnr_db", "signal over noise of at most {} dB"),
+            ("max_variance_ratio", "a variance of at most {} times that of the background"),
+        )
+    ]
+    limits = ", ".join(rule for rule in rules if rule)
+    count = f"{kept}{of_all} particle images" if kept is not None else "Particle images"
+    return f"{count}{f' with {limits}' if limits else ''} were kept."
+
+
 PICKING_SENTENCES: dict[str, Callable[[MethodStep], str]] = {
     "coordinates.from_particles": _from_particles,
     "coordinates.clean": _clean,
     "coordinates.consensus": _consensus,
     "micrographs.pick_manual": _pick_manual,
     "micrographs.pick_template": _pick_template,
+    "particles.screen": _screen,
 }
 """What is said of each protocol."""

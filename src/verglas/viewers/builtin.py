@@ -43,6 +43,7 @@ __all__ = [
     "PARTICLES_VIEWER",
     "POSE2D_VIEWER",
     "POSE3D_VIEWER",
+    "SCREENED_VIEWER",
     "VOLUMES_VIEWER",
 ]
 
@@ -116,6 +117,18 @@ CONSENSUS_VIEWER = viewer(
 COORDINATES_VIEWER = viewer("coordinates.picks", COORDINATES, [Picks(), Histogram("score")])
 
 PARTICLES_VIEWER = viewer("particles.images", PARTICLES, [Gallery()])
+
+SCREENED_VIEWER = viewer(
+    "particles.screened",
+    PARTICLES,
+    [
+        Histogram("z_score"),
+        Histogram("ssnr_db"),
+        Histogram("variance_ratio"),
+        Scatter("ssnr_db", "z_score"),
+    ],
+    needs=("image",),
+)
 
 POSE2D_VIEWER = viewer(
     "particles.pose2d",

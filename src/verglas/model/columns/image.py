@@ -22,6 +22,9 @@ IMAGE = (
     Column("image_height_px", INT, "Rows of the image.", low=1),
     Column("image_width_px", INT, "Columns of the image.", low=1),
     Column("thumbnail_path", TEXT, "Small picture of the image, PNG or JPEG."),
+    Column("z_score", FLOAT, "Distance from the other images, in deviations.", low=0),
+    Column("ssnr_db", FLOAT, "Signal inside of the particle over noise outside, in decibels."),
+    Column("variance_ratio", FLOAT, "Variance inside of the particle over that outside.", low=0),
     Column(
         "masked_fraction",
         FLOAT,
