@@ -4,7 +4,6 @@ Processor time is that of the estimate alone, on one thread, after the first mic
 everything up; reading, pictures and tables of a job are not in it, the picture of the spectrum is.
 """
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from verglas.algorithms.ctf.config import Method
-    from verglas.algorithms.ctf.fit import CtfFit
+    from verglas.algorithms.ctf.summary import CtfFit
 
 __all__ = ["METHODS", "CtfBenchmark", "measure_ctf"]
 
@@ -92,32 +91,24 @@ def measure_ctf(
 def _measure(
     micrographs: pl.DataFrame, root: Path, method: "Method", max_phase_shift_deg: float
 ) -> CtfBenchmark:
-    import torch
-
-    from verglas.algorithms.ctf.fit import CtfFitConfig, fit_ctf
+    from verglas.algorithms.ctf.config import CtfFitConfig
+    from verglas.algorithms.ctf.timing import time_fit
 
     config = CtfFitConfig(method=method, max_phase_shift_deg=max_phase_shift_deg)
     errors, seconds = [], []
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        for number, row in enumerate(micrographs.iter_rows(named=True)):
-            image = open_images(root / row["image_path"]).read([row["image_slice"]])[0]
-            for _ in range(2 if number == 0 else 1):
-                start = time.process_time()
-                fit = fit_ctf(
-                    torch.from_numpy(image),
-                    pixel_size_angst=row["pixel_size_angst"],
-                    voltage_kv=row["voltage_kv"],
-                    spherical_aberration_mm=row["spherical_aberration_mm"],
-                    amplitude_contrast=row["amplitude_contrast"],
-                    config=config,
-                )
-                used = time.process_time() - start
-            seconds.append(used)
-            errors.append(_errors(row, fit))
-    finally:
-        torch.set_num_threads(threads)
+    for number, row in enumerate(micrographs.iter_rows(named=True)):
+        image = open_images(root / row["image_path"]).read([row["image_slice"]])[0]
+        for _ in range(2 if number == 0 else 1):
+            fit, used = time_fit(
+                image,
+                pixel_size_angst=row["pixel_size_angst"],
+                voltage_kv=row["voltage_kv"],
+                spherical_aberration_mm=row["spherical_aberration_mm"],
+                amplitude_contrast=row["amplitude_contrast"],
+                config=config,
+            )
+        seconds.append(used)
+        errors.append(_errors(row, fit))
     return _summary(method, np.array(errors), np.array(seconds))
 
 

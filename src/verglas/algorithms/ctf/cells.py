@@ -12,6 +12,16 @@ from torch import Tensor
 
 from verglas.algorithms.ctf.spectrum import TileSpectrum
 
+__all__ = [
+    "N_SECTORS",
+    "Cells",
+    "make_cells",
+    "radial_basis",
+    "repeat_shells",
+    "shell_sums",
+    "spline_basis",
+]
+
 N_SECTORS = 60  # over 180 degrees; 3 degrees blur 1000 Å of astigmatism by 0.3 radians at 3 Å
 _KNOT_PER_ANGST = 0.025
 

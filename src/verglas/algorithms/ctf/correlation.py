@@ -19,6 +19,8 @@ from verglas.algorithms.ctf.ring_fit import RingFit
 from verglas.algorithms.ctf.spectrum import TileSpectrum
 from verglas.algorithms.ctf.thickness import Thickness, find_thickness, slab_visibility
 
+__all__ = ["refine_correlation"]
+
 _N_ROUNDS = 2
 _FLOOR = 0.02  # of the greatest height, so that no frequency is lost for good
 

@@ -25,6 +25,8 @@ from verglas.algorithms.ctf.relative import (
 from verglas.algorithms.ctf.ring_fit import RingFit
 from verglas.algorithms.ctf.spectrum import TileSpectrum
 
+__all__ = ["Estimate", "PolarLog", "equiphase_sums", "polar_log", "refine_equiphase"]
+
 _STEPS_ANGST = (80.0, 40.0, 20.0)  # of astigmatism, from the search's grid downwards
 _N_GROUPS = 10
 _GOLDEN = 0.5 * (math.sqrt(5.0) - 1.0)

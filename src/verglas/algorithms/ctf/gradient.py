@@ -15,6 +15,8 @@ from verglas.algorithms.ctf.optics import Optics
 from verglas.algorithms.ctf.ring_fit import RingFit
 from verglas.algorithms.ctf.spectrum import TileSpectrum
 
+__all__ = ["Gradient", "fit_gradient"]
+
 _PRIOR_SLOPE = 0.2  # 11 degrees
 _N_STEPS = 3
 

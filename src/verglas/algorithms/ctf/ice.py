@@ -13,6 +13,8 @@ from torch import Tensor
 from verglas.algorithms.ctf.ring_fit import RingFit
 from verglas.algorithms.ctf.spectrum import TileSpectrum
 
+__all__ = ["IceSigns", "find_ice"]
+
 _RINGS_ANGST = (3.90, 3.67, 3.44)  # Dowell & Rinfret 1960, doi:10.1038/1881144a0
 _RING_HALF_WIDTH = 0.004  # 1/Å
 _REFERENCE = (0.012, 0.035)  # 1/Å from the ring, what it is compared with

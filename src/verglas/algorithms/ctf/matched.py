@@ -12,6 +12,16 @@ from torch import Tensor
 
 from verglas.algorithms.ctf.cells import repeat_shells, shell_sums
 
+__all__ = [
+    "Match",
+    "Signal",
+    "match_rings",
+    "ring_curves",
+    "ring_evidence",
+    "smooth_excess",
+    "trusted",
+]
+
 _N_STEPS = 12
 _TOLERANCE = 1e-3
 _RIDGE = 1e-6

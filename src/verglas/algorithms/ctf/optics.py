@@ -9,6 +9,8 @@ from torch import Tensor
 
 from verglas.algorithms.ctf.spectrum import TileSpectrum
 
+__all__ = ["Optics", "phase_terms", "pixel_phase", "rings_per_step"]
+
 
 @dataclass(frozen=True)
 class Optics:

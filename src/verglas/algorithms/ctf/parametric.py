@@ -20,6 +20,8 @@ from verglas.algorithms.ctf.relative import prior_precision, relative_spectrum
 from verglas.algorithms.ctf.ring_fit import RingFit
 from verglas.algorithms.ctf.spectrum import TileSpectrum, ring_gain
 
+__all__ = ["PsdProblem", "refine_parametric"]
+
 _FREEDOM = 5.0  # of Student's distribution, whose logarithm is the loss
 _N_STEPS = 25
 _TOLERANCE = 0.01

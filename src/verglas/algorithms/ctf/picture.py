@@ -7,6 +7,8 @@ from torch import Tensor
 
 from verglas.algorithms.ctf.spectrum import TileSpectrum, polar_average
 
+__all__ = ["spectrum_picture"]
+
 _N_SECTORS = 90
 _HALF_ARC = 3  # sectors of 2 degrees on either side that are averaged
 

@@ -12,6 +12,15 @@ from verglas.algorithms.ctf.matched import Signal, ring_curves
 from verglas.algorithms.ctf.optics import Optics, phase_terms, rings_per_step
 from verglas.algorithms.ctf.spectrum import TileSpectrum, ring_gain
 
+__all__ = [
+    "RelativeSpectrum",
+    "knot_distance",
+    "log_level",
+    "power_curves",
+    "prior_precision",
+    "relative_spectrum",
+]
+
 _LEVEL_KNOT_PER_ANGST = 0.025
 _FIRST_ZEROS = 0.7
 

@@ -15,6 +15,15 @@ from torch import Tensor
 from verglas.algorithms.ctf.optics import Optics
 from verglas.algorithms.ctf.spectrum import TileSpectrum
 
+__all__ = [
+    "RingProfile",
+    "equivalent_radius",
+    "fit_resolution",
+    "mean_quality",
+    "ring_profile",
+    "sector_profiles",
+]
+
 _QUALITY_THRESHOLD = 0.5
 
 

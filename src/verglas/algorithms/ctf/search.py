@@ -13,6 +13,8 @@ from torch import Tensor
 from verglas.algorithms.ctf.optics import Optics
 from verglas.algorithms.ctf.spectrum import TileSpectrum, polar_average
 
+__all__ = ["CtfGuess", "flatten_background", "ring_signal", "search_ctf"]
+
 
 @dataclass(frozen=True)
 class CtfGuess:

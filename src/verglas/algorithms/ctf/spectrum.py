@@ -13,6 +13,8 @@ from verglas.algorithms.grey_levels import clip_outliers
 from verglas.kernels.fourier import next_fast_size
 from verglas.kernels.spectrum import tile_periodograms
 
+__all__ = ["TileSpectrum", "polar_average", "ring_gain", "tile_spectrum"]
+
 # Variance of the mean over overlapping Hann tiles: neighbouring tiles at half overlap share
 # (1/6)^2 of their variance, and the Hann window correlates neighbouring frequencies so that
 # 1.944 of them (per axis) carry the information of one (Welch 1967; Percival & Walden 1993).

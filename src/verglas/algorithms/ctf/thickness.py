@@ -15,6 +15,8 @@ from torch import Tensor
 from verglas.algorithms.ctf.cells import repeat_shells, shell_sums
 from verglas.algorithms.ctf.matched import Signal
 
+__all__ = ["Thickness", "find_thickness", "slab_visibility", "tilt_visibility"]
+
 _STEP_ANGST = 20.0
 _LEAST_GAIN_NATS = 8.0
 _B_FACTORS_ANGST2 = tuple(range(-60, 420, 20))

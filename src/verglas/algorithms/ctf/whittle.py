@@ -28,6 +28,8 @@ from verglas.algorithms.ctf.whittle_model import (
     prepare,
 )
 
+__all__ = ["refine_likelihood"]
+
 _TOLERANCE_NATS = 0.01
 
 

@@ -16,6 +16,8 @@ from verglas.algorithms.ctf.cells import make_cells, radial_basis, repeat_shells
 from verglas.algorithms.ctf.optics import Optics, phase_terms, rings_per_step
 from verglas.algorithms.ctf.spectrum import TileSpectrum, ring_gain
 
+__all__ = ["Model", "Problem", "evaluate", "normal_equations", "objective", "per_cell", "prepare"]
+
 # Width of the priors, wide enough not to matter where rings are seen: second difference of the
 # log splines from knot to knot, log envelope, half the astigmatism (Å), motion (Å^2).
 _BACKGROUND_ROUGHNESS = 0.25
