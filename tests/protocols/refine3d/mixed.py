@@ -19,14 +19,18 @@ def _without(atoms, kept):
 
 @cache
 def two_structures(specimen, snr):
-    """The whole specimen, and one without the atoms farthest along z (a fifth), both C1.
+    """The whole specimen, and one without a fifth of its atoms.
+
+    Of the asymmetric one those farthest along z are missing; of the symmetric one those that
+    lie farthest out, so that the rest is symmetric.
 
     Returns:
         The set, its table with `state` 0 or 1, and the map of the whole.
     """
     atoms = make_phantom(specimen, 0)
-    height = atoms.positions_angst[:, 2]
-    part = _without(atoms, height < np.quantile(height, 0.8))
+    place = atoms.positions_angst
+    far = place[:, 2] if specimen == "asymmetric" else np.linalg.norm(place, axis=1)
+    part = _without(atoms, far < np.quantile(far, 0.8))
     made = []
     for state, structure in enumerate((atoms, part)):
         config = ParticleConfig(

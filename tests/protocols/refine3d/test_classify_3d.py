@@ -1,12 +1,18 @@
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from tests.protocols.refine3d.mixed import two_structures
 from tests.protocols.simulated import BOX, OPTICS, particles_of, simulated, volumes_of
+from verglas.algorithms.em.classify import ClassifyConfig
+from verglas.algorithms.em.refine import RefineConfig
+from verglas.algorithms.pose_error import compare_poses
 from verglas.core.errors import PortError
 from verglas.io.mrc import read_mrc, write_mrc
 from verglas.model import MASKS, make_dataset
+from verglas.protocols.refine3d._class_loop import Found, state_of_maps
+from verglas.protocols.refine3d._class_maps import class_volumes
 from verglas.protocols.refine3d.classify_3d import Classify3dParams, Inputs, run
 from verglas.sdk.testing import LocalContext, check_protocol
 from verglas.simulate.particles import optics_table
@@ -56,6 +62,25 @@ def test_two_structures_are_told_apart_at_known_poses(tmp_path):
     change = np.square(volumes[0] - volumes[1]).sum((1, 2))
     # the missing atoms lie more than 20 Å above the middle
     assert change[BOX // 2 + 3 :].sum() > 2 * change[: BOX // 2 + 3].sum()
+
+
+def test_classes_and_poses_are_found_from_one_map(tmp_path):
+    made, truth, volume = two_structures("apoferritin", 1.0)
+    inputs = Inputs(
+        particles=particles_of(tmp_path, made), reference=volumes_of(tmp_path, volume * 9.0)
+    )
+    params = SOUGHT.model_copy(update={"symmetry": "O", "initial_low_pass_angst": 25.0})
+    ctx = LocalContext(tmp_path)
+    out = run(ctx, params, inputs)
+    found = out.particles.rows().sort("item_id")
+    angles = ("angle_rot_deg", "angle_tilt_deg", "angle_psi_deg")
+    true = made.table.sort("item_id").select(angles).to_numpy()
+    errors = compare_poses(found.select(angles).to_numpy(), true, symmetry="O").errors_deg
+    # 160 images of 36 px of 5 A at SNR 1, data to 15 A
+    assert np.median(errors) < 5
+    assert _purity(found, truth) > 0.85
+    assert found["half_set"].n_unique() == 2
+    assert ctx.metrics["angle_sd_deg"] > 0
 
 
 def test_one_structure_is_not_divided_without_a_warning(tmp_path):
@@ -145,3 +170,17 @@ def test_images_that_are_not_finite_are_left_out_and_named(tmp_path):
     out = run(ctx, KEPT.model_copy(update={"n_seeds": 1}), Inputs(particles=particles))
     assert out.particles.n_items == 159
     assert any("not finite" in text for text in ctx.warnings)
+
+
+def test_an_empty_class_is_named_and_has_no_map(tmp_path):
+    made = simulated("asymmetric", 120, 1.0)
+    refine = RefineConfig(BOX, OPTICS.pixel_size_angst, 130.0)
+    maps = list(torch.randn(3, 12, 12, 12, generator=torch.Generator().manual_seed(0)))
+    state = state_of_maps(refine, maps, torch.ones(1, 8))
+    rows = pl.DataFrame({"item_id": range(5), "class_index": [2, 2, 0, 2, 0]})
+    ctx = LocalContext(tmp_path)
+    config = ClassifyConfig(refine, 3, align=False)
+    volumes = class_volumes(ctx, particles_of(tmp_path, made), config, Found(state, rows)).rows()
+    assert volumes["class_index"].to_list() == [2, 0]
+    assert volumes["n_particles"].to_list() == [3, 2]
+    assert any("class 1 is empty" in text for text in ctx.warnings)
