@@ -173,7 +173,10 @@ def extract_boxes(
     check_range("output_px", config.output_px, ge=2)
     check_range("background_radius_px", config.background_radius_px, gt=0)
     image = image.float()
-    level, spread = robust_level(image) if config.dust_sigma > 0 else (0.0, 0.0)
+    if config.dust_sigma > 0:
+        # once for all boxes, which overlap and hold many times the pixels of the image
+        level, spread = robust_level(image)
+        image = replace_dust(image, level, spread, n_sigma=config.dust_sigma, generator=generator)
     centre = position_px.round().long()
     index = torch.nonzero(
         _is_wanted(position_px, (image.shape[0], image.shape[1]), config)
@@ -187,10 +190,6 @@ def extract_boxes(
     for first in range(0, len(index), _BATCH):
         part = slice(first, first + _BATCH)
         boxes = windows[part]
-        if config.dust_sigma > 0:
-            boxes = replace_dust(
-                boxes, level, spread, n_sigma=config.dust_sigma, generator=generator
-            )
         cut = ~is_whole[part]
         if fill is not None and bool(cut.any()):
             boxes = boxes.clone()
@@ -203,7 +202,7 @@ def extract_boxes(
         shift_px=centre - position_px[index],
         background_mean=background[0],
         background_std=background[1],
-        fill_fraction=1 - present.double().mean(dim=(1, 2)),
+        fill_fraction=1 - present.count_nonzero(dim=(1, 2)).double() / config.box_px**2,
     )
 
 

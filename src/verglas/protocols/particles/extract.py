@@ -332,7 +332,7 @@ def _report_borders(ctx: Context, made: pl.DataFrame, config: "ExtractConfig") -
     return rows
 
 
-@protocol("particles.extract", version=2, label="Extract particles")
+@protocol("particles.extract", version=3, label="Extract particles")
 def run(ctx: Context, params: ExtractParams, inputs: Inputs) -> Outputs:
     """Group positions by micrograph, cut, and join the tables."""
     _check_traits(inputs, params)
