@@ -2,8 +2,7 @@
 
 A slab of thickness t damps the oscillation of the rings by `sinc(lambda k^2 t)`: it vanishes at
 `k = 1 / sqrt(lambda t)` and is reversed beyond. Only that reversal is taken as evidence, for a
-decay alone may be an envelope. The tiles of a tilted specimen differ in defocus, which makes
-nodes of the same sort; those of a known slope are put into the visibility first.
+decay alone may be an envelope. A tilted specimen makes nodes of the same sort: look at its slope.
 """
 
 import math
@@ -12,10 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from verglas.algorithms.ctf.cells import repeat_shells, shell_sums
+from verglas.algorithms.ctf.cells import shell_sums
 from verglas.algorithms.ctf.matched import Signal
 
-__all__ = ["Thickness", "find_thickness", "slab_visibility", "tilt_visibility"]
+__all__ = ["Thickness", "find_thickness", "slab_visibility"]
 
 _STEP_ANGST = 20.0
 _LEAST_GAIN_NATS = 8.0
@@ -45,22 +44,6 @@ def slab_visibility(radius: Tensor, thickness_angst: Tensor, wavelength_angst: f
     return torch.sinc(wavelength_angst * radius.square() * thickness_angst[:, None])
 
 
-def tilt_visibility(
-    radius: Tensor, tile_centre_angst: Tensor, slope: tuple[float, float], wavelength_angst: float
-) -> Tensor:
-    """Factor of the oscillation where tiles differ in defocus by a plane: `[s]`.
-
-    Args:
-        radius: `[s]`, 1/Å.
-        tile_centre_angst: `[t, 2]`, from the centre of the image.
-        slope: change of defocus per Å along x and y.
-        wavelength_angst: of the electrons.
-    """
-    offset = tile_centre_angst @ torch.tensor(slope).to(tile_centre_angst)
-    turn = 2.0 * math.pi * wavelength_angst * offset[:, None] * radius.square()
-    return torch.cos(turn).mean(dim=0)
-
-
 def find_thickness(
     signal: Signal,
     phase: Tensor,
@@ -68,7 +51,6 @@ def find_thickness(
     *,
     wavelength_angst: float,
     max_thickness_angst: float,
-    known: Tensor | None = None,
 ) -> Thickness:
     """Look for the reversal of rings beyond a node.
 
@@ -78,15 +60,12 @@ def find_thickness(
         radius: `[s]`, of the shells, 1/Å.
         wavelength_angst: of the electrons.
         max_thickness_angst: thickest slab to try.
-        known: `[s]`, visibility for other reasons.
     """
     nothing = Thickness(math.nan, math.nan)
     thinnest = 1.0 / (wavelength_angst * float(radius[-1]) ** 2)
     if max_thickness_angst <= 1.1 * thinnest:
         return nothing
     wave = -torch.cos(2.0 * phase).float()
-    if known is not None:
-        wave = wave * repeat_shells(known, signal.shell_end)
     along, square = shell_sums(
         torch.stack([signal.values * wave, wave * wave]) * signal.weight, signal.shell_end
     )
