@@ -39,7 +39,7 @@ def test_steps_depend_on_what_is_given():
     (truth,) = single_particle_template(VARIANTS["simulated"])["nodes"][-1:]
     assert truth["params"] == {}
     assert names["movies"][:4] == ["import", "gain", "align", "screen_drift"]
-    assert names["movies"][-7:] == common[1:]
+    assert names["movies"][-7:] == ["extract", "screen", *common[3:]]
     assert names["simulated movies"] == ["simulate", *names["movies"][1:], "truth"]
 
 

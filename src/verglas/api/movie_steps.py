@@ -114,7 +114,7 @@ _PICKING = (
         _DIAMETER,
     ),
     Step(
-        "pick",
+        "consensus",
         "coordinates.consensus",
         "keep what the pickers agree on",
         {
@@ -124,6 +124,14 @@ _PICKING = (
             ],
         },
         _DIAMETER,
+    ),
+    Step(
+        "pick",
+        "coordinates.clean",
+        "take out what lies on carbon, ice and dirt",
+        {**_IMAGES, "coordinates": "consensus.coordinates"},
+        _DIAMETER,
+        advice="everything lies on carbon or dirt: look at the masks, and loosen the limits",
     ),
 )
 
@@ -137,10 +145,17 @@ _PARTICLES = (
         advice="every particle was at a border: check the diameter",
     ),
     Step(
+        "screen",
+        "particles.screen",
+        "put images aside that stand out",
+        {"particles": "extract.particles"},
+        _DIAMETER,
+    ),
+    Step(
         "classify",
         "particles.classify_2d",
         "average similar particles",
-        {"particles": "extract.particles"},
+        {"particles": "screen.particles"},
         {**_DIAMETER, "n_classes": "n_classes"},
     ),
     Step(

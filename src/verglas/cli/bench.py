@@ -98,6 +98,48 @@ def run_em(
     )
 
 
+@app.command("preprocess")
+def run_preprocess(
+    data: Annotated[
+        Path,
+        typer.Option(
+            metavar="FOLDER",
+            help="Movies with truth: mov1.mrc, mov1_clean.mrc, truth_mov1.npz, ...",
+            show_default=False,
+        ),
+    ],
+    diameter_angst: Annotated[
+        float, typer.Option(metavar="Å", min=10.0, help="Of the particles in the movies.")
+    ],
+    project_path: Annotated[
+        Path,
+        typer.Option("--project", "-p", metavar="FOLDER", help="Made if it is not there."),
+    ] = Path("bench-preprocess"),
+    limit_s: Annotated[
+        float, typer.Option("--limit-s", min=1.0, metavar="S", help="End a job after so long.")
+    ] = 3600.0,
+    as_json: AsJson = False,
+) -> None:
+    """Time motion, CTF, picking and extraction, and compare with the truth.
+
+    Processor time is that of one movie or micrograph on one thread.
+    """
+    from verglas.api.bench_preprocess_table import bench_preprocess
+    from verglas.cli.process import open_or_make
+
+    rows = []
+    with open_or_make(project_path) as project:
+        for row in bench_preprocess(project, data, diameter_angst=diameter_angst, limit_s=limit_s):
+            rows.append(row)
+            err().print(f"{row.job}: {row.cpu_s:.3g} CPU s, {row.reached}", markup=False)
+    if as_json:
+        print_json([dataclasses.asdict(row) for row in rows])
+        return
+    cells = [[r.job, f"{r.cpu_s:.3g}", r.reached, r.wanted, r.peer] for r in rows]
+    columns = ("job", "CPU s", "reached", "wanted", "peer, as published")
+    print_table("", columns, cells, right=("CPU s",))
+
+
 def _peer_text(peer: "Peer | None") -> str:
     if peer is None:
         return "no RELION on the search path"

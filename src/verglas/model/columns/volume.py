@@ -23,9 +23,7 @@ VOLUME = (
         relion="rlnEstimatedResolution",
     ),
     Column("n_particles", INT, "Particles in the map or class.", low=0),
-    Column(
-        "class_fraction", FLOAT, "Share of all particles that are in the class.", low=0, high=1
-    ),
+    Column("class_fraction", FLOAT, "Share of all particles that are in the class.", low=0, high=1),
     Column(
         "agreement",
         FLOAT,
