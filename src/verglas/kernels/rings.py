@@ -20,6 +20,7 @@ from verglas.kernels.fourier import next_fast_size
 __all__ = [
     "RingGrid",
     "RingWaves",
+    "images_of_orders",
     "ring_grid",
     "ring_orders",
     "ring_shift_waves",
@@ -246,3 +247,20 @@ def rings_of_orders(orders: Tensor, grid: RingGrid) -> Tensor:
         mine = orders[odd::2].movedim(0, -1)
         parts.append(mine.real @ real.float() + mine.imag @ imaginary.float())
     return torch.stack(parts)
+
+
+def images_of_orders(orders: Tensor, n: int) -> Tensor:
+    """Transform angular orders back into images.
+
+    Args:
+        orders: `[b, m, radius]`, complex, of rings in Fourier pixels of the images' box.
+        n: side of the images; the last ring is within Nyquist of it.
+
+    Returns:
+        `[b, n, n]`.
+    """
+    n_orders, radius = orders.shape[1:]
+    n_half = next_fast_size(math.ceil((math.pi * radius + n_orders) / 2) + _MARGIN)
+    grid = RingGrid(radius, n_half, n_orders)
+    rings = rings_of_orders(orders.to(torch.complex64).transpose(0, 1), grid)
+    return rings_to_images(rings, RingWaves.make(grid, n, radius_px=n / 2))

@@ -7,14 +7,11 @@ import pytest
 import torch
 
 from verglas.algorithms.em.mstep import Sums
-from verglas.algorithms.em.planar import (
-    N_CENTRING,
-    PlanarConfig,
-    first_planar_state,
-    follow_moves,
-    planar_turning,
-    planar_update,
-)
+from verglas.algorithms.em.planar import N_CENTRING, PlanarConfig, planar_mask, planar_turning
+from verglas.algorithms.em.planar_classes import follow_moves, kept_classes, recentre
+from verglas.algorithms.em.planar_final import final_averages
+from verglas.algorithms.em.planar_start import first_planar_state
+from verglas.algorithms.em.planar_update import planar_update
 from verglas.kernels.so3 import euler_to_matrix
 
 CONFIG = PlanarConfig(
@@ -46,15 +43,17 @@ def sums_of(state, weights, seed=0):
     """Sums of one half set: each class a noisy average of its own, seen by `weights` views."""
     grid = planar_turning(CONFIG, state).grid
     generator = torch.Generator().manual_seed(seed)
-    shape = len(weights), grid.radius, grid.n_half
-    weight = torch.tensor(weights)[:, None, None].expand(shape) * 1.0
+    shape = len(weights), grid.n_orders, grid.radius
+    weight = torch.tensor(weights)[:, None, None]
     noise = torch.view_as_complex(torch.randn(*shape, 2, generator=generator))
     own = torch.view_as_complex(torch.randn(*shape, 2, generator=torch.Generator().manual_seed(9)))
+    own[:, 0] = own[:, 0].real + 3
+    noise[:, 0] = noise[:, 0].real + 0j
     sums = Sums.zeros(len(weights), 1, grid.radius, padding=1, planar=True)
     return replace(
         sums,
-        numerator=weight * (3 + own) + weight.sqrt() * noise,
-        denominator=weight,
+        numerator=weight * own + weight.sqrt() * noise,
+        denominator=weight[:, 0].expand(len(weights), grid.radius) * 1.0,
         class_weight=torch.tensor(weights, dtype=torch.float64),
         shift_square_angst2=torch.tensor([9.0, 1.0], dtype=torch.float64) * sum(weights),
     )
@@ -67,11 +66,11 @@ def updated(classified, weights, loss):
 
 
 def test_spare_classes_whose_loss_costs_least_are_left_out():
-    new = updated(1, [50.0] * 6, [9.0, 0.1, 8.0, 0.2, 7.0, 0.3])
-    whole = updated(0, [50.0] * 6, [9.0, 0.1, 8.0, 0.2, 7.0, 0.3])
-    assert whole.averages.shape[1] == 6
+    loss = [9.0, 0.1, 8.0, 0.2, 7.0, 0.3]
+    kept = kept_classes(CONFIG, N_CENTRING + 1, torch.tensor(loss))
+    assert kept.tolist() == [0, 2, 4]
+    new = updated(1, [50.0] * 6, loss)
     assert new.averages.shape[1] == 3
-    torch.testing.assert_close(new.averages[0], whole.averages[0][[0, 2, 4]])
     assert float(new.log_prior.exp().sum()) == pytest.approx(1)
 
 
@@ -85,15 +84,50 @@ def test_an_empty_class_takes_over_half_of_the_one_that_would_be_missed_most():
     assert alike[0, 1] > alike[0, 2]
 
 
-def test_the_last_averages_of_each_half_are_those_of_the_other():
-    state = state_at(CONFIG.iterations, 3)
-    sums = {half: sums_of(state, [50.0] * 3, seed=half) for half in (0, 1)}
+def test_each_part_of_the_particles_meets_averages_without_it():
+    state = state_at(5, 3)
+    sums = {part: sums_of(state, [50.0] * 3, seed=part) for part in (0, 1)}
     loss = torch.ones(3, dtype=torch.float64)
     new = planar_update(CONFIG, state, sums, loss)
     swapped = planar_update(CONFIG, state, {0: sums[1], 1: sums[0]}, loss)
     assert new.averages.shape[0] == 2
-    torch.testing.assert_close(new.averages[0], swapped.averages[1])
+    torch.testing.assert_close(new.averages[0], swapped.averages[1], rtol=1e-4, atol=1e-5)
     assert not torch.equal(new.averages[0], new.averages[1])
+
+
+def test_centring_takes_all_particles_for_one_average():
+    state = state_at(-2, 1)
+    sums = {part: sums_of(state, [50.0], seed=part) for part in (0, 1)}
+    new = planar_update(CONFIG, state, sums, torch.ones(1, dtype=torch.float64))
+    assert new.averages.shape[:2] == (1, 1)
+
+
+def test_averages_off_centre_are_brought_back_with_their_particles():
+    # a blob 6 A to the right, moved by at most 5 A at a time
+    n = 24
+    axis = torch.arange(n) - n // 2
+    pixel = CONFIG.extent_angst / n
+    blob = torch.exp(-((axis - 6 / pixel) ** 2 + axis[:, None] ** 2) / 8)
+    images, centres = recentre(CONFIG, N_CENTRING + 4, blob[None, None].repeat(2, 1, 1, 1))
+    assert centres[0, 0] == pytest.approx(5.0, abs=0.1)
+    assert centres[0, 1] == pytest.approx(0.0, abs=0.1)
+    after = float((images[0, 0].clamp_min(0) * axis).sum() / images[0, 0].clamp_min(0).sum())
+    assert after * pixel == pytest.approx(1.0, abs=0.3)
+    same, none = recentre(CONFIG, N_CENTRING + 3, images)
+    assert torch.equal(same, images)
+    assert not none.any()
+
+
+def test_an_empty_class_ends_as_the_radial_average_and_finite():
+    state = state_at(CONFIG.iterations, 3)
+    sums = {part: sums_of(state, [50.0, 1e-9, 40.0], seed=part) for part in (0, 1)}
+    final = final_averages(CONFIG, sums)
+    assert final.images.isfinite().all()
+    disc = planar_mask(CONFIG, CONFIG.box) > 0.9
+    ring = final.images[1, 18, 18:26]
+    across = final.images[1, 18:26, 18]
+    torch.testing.assert_close(ring, across, rtol=0.02, atol=0.02 * float(ring.abs().max()))
+    assert float(final.images[0][disc].std()) > 0
 
 
 def test_a_class_beyond_twice_its_share_is_held_back():

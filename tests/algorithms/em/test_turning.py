@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from tests.algorithms.em.model_images import PIXEL_ANGST, draw_views, in_plane, make_setting
-from verglas.algorithms.em.average import RingSums, Shrinkage, plain_averages
+from verglas.algorithms.em.average import CompactSpace, RingSums, plain_averages
 from verglas.algorithms.em.search import posterior_of_bank, shift_grid
-from verglas.algorithms.em.turning import Turning, expect_turned
+from verglas.algorithms.em.turning import expect_turned
+from verglas.algorithms.em.turning_setup import Turning
 from verglas.kernels.fourier import fourier_resize2
 from verglas.kernels.masks import soft_circle
-from verglas.kernels.rings import RingGrid, RingWaves, ring_grid, rings_to_images
+from verglas.kernels.rings import images_of_orders, ring_grid
 from verglas.kernels.slices import extract_slices, half_plane_to_image, image_to_half_plane
 from verglas.kernels.so3 import euler_to_matrix
 
@@ -108,11 +109,11 @@ def test_averages_of_well_aligned_views_are_the_reference():
     _, sums = expect_turned(views, turning, n_groups=1, shifts_angst=shifts)
     assert float(sums.class_weight.sum()) == pytest.approx(150, rel=1e-4)
     ring_sums = RingSums.of(sums)
-    grid = RingGrid(RADIUS, ring_sums.numerator.shape[2], 1)
+    mask = soft_circle(BOX, 28 / PIXEL_ANGST, 10 / PIXEL_ANGST)
+    compact = CompactSpace.make(mask, radius=RADIUS, n_orders=ring_sums.numerator.shape[1])
+    average = images_of_orders(plain_averages(ring_sums, compact), BOX)[0]
     disc = soft_circle(BOX, 28 / PIXEL_ANGST, 0) > 0
-    waves = RingWaves.make(grid, BOX, radius_px=BOX / 2)
-    average = rings_to_images(plain_averages(ring_sums), waves)[0, disc]
-    both = torch.stack([average, images[0, disc]])
+    both = torch.stack([average[disc], images[0, disc]])
     assert float(torch.corrcoef(both)[0, 1]) > 0.95
 
 
@@ -140,21 +141,6 @@ def test_one_view_or_many_at_once_are_the_same():
             views.take(slice(i, i + 1)), turning, n_groups=1, shifts_angst=zero[:1]
         )
         assert one.loglik[0] == pytest.approx(float(whole.loglik[i]), abs=1e-3)
-
-
-def test_a_class_that_knows_little_stays_at_the_radial_average():
-    generator = torch.Generator().manual_seed(0)
-    halves = []
-    for _ in range(2):
-        noise = torch.randn(2, 2, 6, 16, generator=generator)
-        weight = torch.tensor([1000.0, 1.0])[:, None, None].expand(2, 6, 16)
-        signal = torch.complex(weight * 3.0 + weight.sqrt() * noise[0], weight.sqrt() * noise[1])
-        halves.append(RingSums(signal, weight))
-    shrinkage = Shrinkage.learn(halves, tau=1.0)
-    average = shrinkage.averages(RingSums.join(halves))
-    assert (shrinkage.radial - 3.0).abs().max() < 0.1
-    far = (average[0] - 3.0).square().mean((1, 2)).sqrt()
-    assert far[1] < 0.7 * plain_averages(halves[0])[0, 1].std()
 
 
 def test_grid_of_rotations_is_as_fine_as_the_orders():

@@ -90,12 +90,8 @@ def vary(
     """Add up how particles differ from their radial average."""
     from dataclasses import replace
 
-    from verglas.algorithms.em.planar import (
-        PlanarState,
-        planar_grid,
-        planar_mask,
-        radial_average_ft,
-    )
+    from verglas.algorithms.em.planar import PlanarState, planar_grid, planar_mask
+    from verglas.algorithms.em.planar_start import radial_average_ft
     from verglas.algorithms.em.steerable import ring_covariance
 
     current = PlanarState.from_arrays(task.load(state))

@@ -19,6 +19,7 @@ __all__ = ["expected", "iterate", "with_halves", "with_shifts"]
 
 _CHUNK = 1000
 _SMALLEST_CHUNK = 500  # what is the same for all particles is worked out once in each
+_N_PARTS = 4  # each meets averages of the others: three quarters of the particles
 _SAMPLE_PER_CLASS = 200
 _SMALLEST_SAMPLE = 1500
 _ITERATIONS_ON_ALL = 2
@@ -36,10 +37,10 @@ def _chunk(n: int) -> int:
 
 
 def with_halves(rows: pl.DataFrame, seed: int) -> pl.DataFrame:
-    """Part the particles at random into half sets 0 and 1."""
+    """Part the particles at random into `_N_PARTS` sets."""
     import numpy as np
 
-    half = np.random.default_rng(seed).permutation(rows.height) % 2
+    half = np.random.default_rng(seed).permutation(rows.height) % _N_PARTS
     return rows.with_columns(pl.Series(HALF, half))
 
 
@@ -125,7 +126,8 @@ def iterate(
     """
     import numpy as np
 
-    from verglas.algorithms.em.planar import N_CENTRING, PlanarState, first_planar_state
+    from verglas.algorithms.em.planar import N_CENTRING, PlanarState
+    from verglas.algorithms.em.planar_start import first_planar_state
 
     def step(before: State, iteration: int) -> State:
         arrays: dict[str, Any] = {
@@ -162,7 +164,7 @@ def _seeded(
     """Draw the first class averages."""
     import torch
 
-    from verglas.algorithms.em.planar import seed_classes
+    from verglas.algorithms.em.planar_start import seed_classes
     from verglas.algorithms.em.steerable import RingCovariance
 
     found = ctx.accumulate(
@@ -181,7 +183,7 @@ def _updated(
     arrays: dict[str, Any],
 ) -> "PlanarState":
     """Run one iteration; the shifts of particles are changed in place."""
-    from verglas.algorithms.em.planar import planar_update
+    from verglas.algorithms.em.planar_update import planar_update
 
     found, sums, loss = expected(ctx, table, config, state)
     new = planar_update(config, state, sums, loss)
@@ -230,7 +232,7 @@ def _followed(found: pl.DataFrame, state: "PlanarState") -> pl.DataFrame:
     """Let the shifts of particles follow their averages that were moved."""
     import torch
 
-    from verglas.algorithms.em.planar import follow_moves
+    from verglas.algorithms.em.planar_classes import follow_moves
     from verglas.kernels.so3 import euler_to_matrix
 
     psi = torch.tensor(found["angle_psi_deg"].to_numpy().copy())

@@ -10,8 +10,9 @@ evidence: empty ones, and all but one of several that are alike. Later such a cl
 half of the one that would be missed most. Classes that know little stay close to the radial
 average, and one that holds more than twice its share is held back.
 
-Large sets are sampled: each early iteration uses a random part, the last ones all particles. In
-the last pass each half of the particles meets averages of the other half, so that `score`, the
+Large sets are sampled: each early iteration uses a random part, the last ones all particles.
+Particles are parted into four sets, and each set meets averages of the other three, so that no
+particle finds its own noise in an average. So `score`, the
 log-likelihood of a particle against an empty box in nats, is honest: it is below zero on average
 for noise. The resolution of an average is where those of two halves stop to agree (correlation
 0.5); an average whose particles are no more probable than noise has none, and gets the size of
@@ -112,7 +113,7 @@ def _classes(
     sums: "dict[int, Sums]",
 ) -> tuple[DataSet, dict[int, int]]:
     """Write the averages, largest class first; also give the new number of each class."""
-    from verglas.algorithms.em.planar import final_averages
+    from verglas.algorithms.em.planar_final import final_averages
     from verglas.io.mrc import write_mrc
 
     final = final_averages(config, sums)
@@ -157,7 +158,7 @@ def _particles(ctx: Context, inputs: Inputs, poses: pl.DataFrame) -> DataSet:
 
 @protocol(
     _ID,
-    version=2,
+    version=3,
     label="Classify in 2D",
     citations=(
         "Scheres 2012, doi:10.1016/j.jmb.2011.11.010",
