@@ -14,6 +14,7 @@ from tests.algorithms.em.model_images import (
     make_setting,
 )
 from tests.tolerance import assert_close_to_peak, assert_exact
+from verglas.algorithms.em import dense_pass
 from verglas.algorithms.em.expectation import (
     Level,
     Poses,
@@ -202,6 +203,29 @@ def test_order_and_number_of_blocks_do_not_matter(finer):
     torch.testing.assert_close(turned.loglik, poses.loglik, rtol=1e-5, atol=1e-4)
     drawn = ("residual_power", "scale_cross", "scale_power")
     assert_sums_agree(same, sums, 1e-4, skip=drawn)
+
+
+@pytest.mark.parametrize("finer", [False, True])
+def test_a_lack_of_memory_changes_nothing_but_the_time(finer, monkeypatch):
+    """Blocks of more than three views do not fit."""
+    setting = two_groups()
+    views = some_views(setting, 20)
+    levels = [(30.0, shift_grid(6.0, 6.0)), (15.0, shift_grid(3.0, 3.0))]
+    search = search_of(setting, orientation_grid(1)[::5], *levels[: 1 + finer])
+    references = references_of(setting)
+    poses, sums = expect(views, references, search, n_groups=2)
+    name = "scores_of_bank" if finer else "posterior_of_bank"
+    whole = getattr(dense_pass, name)
+
+    def limited(views, *args, **options):
+        if len(views) > 3:
+            raise torch.OutOfMemoryError("out of memory")
+        return whole(views, *args, **options)
+
+    monkeypatch.setattr(dense_pass, name, limited)
+    short, same = expect(views, references, search, n_groups=2)
+    torch.testing.assert_close(short.loglik, poses.loglik, rtol=1e-5, atol=1e-4)
+    assert_sums_agree(same, sums, 1e-4, skip=("residual_power", "scale_cross", "scale_power"))
 
 
 def test_equal_input_gives_equal_result():

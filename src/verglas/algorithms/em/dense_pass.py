@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from verglas.algorithms.batching import block_size, blocks_that_fit
 from verglas.algorithms.em.bank import Bank
 from verglas.algorithms.em.levels import Search
 from verglas.algorithms.em.mstep import Sums
@@ -16,12 +17,13 @@ from verglas.algorithms.views import Views
 
 __all__ = ["add_shifts", "dense_profiles", "expect_densely", "shift_log_prior"]
 
+_MOST_VIEWS = 256
 
-def _blocks(n_views: int, bank: Bank, search: Search) -> Iterator[slice]:
+
+def _block_size(bank: Bank, search: Search) -> int:
+    """How many views are compared at once: as many as their scores leave room for."""
     per_view = len(bank.slices) * len(search.levels[0].shifts_angst) * 4
-    size = max(1, min(256, int(search.block_gb * 2**30 / per_view)))
-    for start in range(0, n_views, size):
-        yield slice(start, min(n_views, start + size))
+    return block_size(per_view, budget_gb=search.block_gb, most=_MOST_VIEWS)
 
 
 def shift_log_prior(centre: Tensor, shifts: Tensor, prior_angst: float) -> Tensor:
@@ -41,9 +43,15 @@ def expect_densely(
 ) -> Poses:
     """Expect on the dense level alone."""
     row_sums = bank.row_sums()
+
+    def compare(block: slice) -> tuple[Views, Posterior, Tensor]:
+        at_level = views.take(block).prefix(search.levels[0].radius).shifted(centre[block])
+        temperature = search.final_temperature
+        return at_level, *_dense_posterior(at_level, centre[block], bank, search, temperature)
+
     parts = [
-        _dense_step(views.take(block), centre[block], bank, search, sums, row_sums, window)
-        for block in _blocks(len(views), bank, search)
+        _dense_step(compared, centre[block], bank, search, sums, row_sums, window)
+        for block, compared in blocks_that_fit(len(views), _block_size(bank, search), compare)
     ]
     bank.insert(row_sums, views.disc.prefix(search.radius), references, sums)
     return Poses.join(parts)
@@ -64,7 +72,7 @@ def _dense_posterior(
 
 
 def _dense_step(
-    views: Views,
+    compared: tuple[Views, Posterior, Tensor],
     centre: Tensor,
     bank: Bank,
     search: Search,
@@ -72,9 +80,9 @@ def _dense_step(
     row_sums: tuple[Tensor, Tensor],
     window: NoiseWindow,
 ) -> Poses:
+    """Add what a block of views says to the sums."""
     level = search.levels[0]
-    at_level = views.prefix(level.radius).shifted(centre)
-    posterior, shifted = _dense_posterior(at_level, centre, bank, search, search.final_temperature)
+    at_level, posterior, shifted = compared
     b, t, k = shifted.shape
     normed = shifted * posterior.norm[:, None, None]
     flat = torch.view_as_real(normed).reshape(b * t, 2 * k)
@@ -112,7 +120,8 @@ def dense_profiles(
 ) -> Iterator[tuple[slice, Profile]]:
     """Score the dense level block by block."""
     level = search.levels[0]
-    for block in _blocks(len(views), bank, search):
+
+    def compare(block: slice) -> Profile:
         prior = shift_log_prior(centre[block], level.shifts_angst, search.shift_prior_angst)
         scores, _ = scores_of_bank(
             views.take(block).prefix(level.radius).shifted(centre[block]),
@@ -121,4 +130,6 @@ def dense_profiles(
             log_prior_row=bank.log_prior,
             log_prior_shift=prior,
         )
-        yield block, Profile.of_scores(scores, search.temperature)
+        return Profile.of_scores(scores, search.temperature)
+
+    yield from blocks_that_fit(len(views), _block_size(bank, search), compare)
