@@ -55,6 +55,7 @@ __all__ = ["Classify3dParams", "Inputs", "Outputs", "run"]
 _ID = "particles.classify_3d"
 _SURE = 0.8
 _ALIGNMENTS = 8  # iterations of the first map at most
+_FEWEST_ALIGNMENTS = 6  # poses and noise still improve when particles no longer jump
 _LOW_PASS_ANGST = 30.0
 
 
@@ -170,7 +171,8 @@ def _aligned(config: "RefineConfig", state: "RefineState") -> bool:
     """Tell whether poses of the first map are good enough to divide the particles."""
     from verglas.algorithms.em.plan import is_local
 
-    return is_local(state) or state.iteration >= min(_ALIGNMENTS, config.max_iterations)
+    settled = is_local(state) and state.iteration >= _FEWEST_ALIGNMENTS
+    return settled or state.iteration >= min(_ALIGNMENTS, config.max_iterations)
 
 
 def _given_poses(particles: DataSet, rows: pl.DataFrame) -> "NDArray[np.float64]":
