@@ -205,6 +205,7 @@ class _TiffFrames:
     def __init__(self, reader: TiffReader) -> None:
         self._reader = reader
         self._file: Any = None
+        self._pages: list[Any] = []
         self._lock = threading.Lock()
 
     def read(self, index: int) -> NDArray[Any]:
@@ -213,10 +214,11 @@ class _TiffFrames:
             with self._lock:
                 if self._file is None:
                     self._file = tifffile.TiffFile(path)
+                    # directories are read without a lock, so before any thread reads pixels
+                    self._pages = list(self._file.pages)
                     self._file.filehandle.set_lock(True)
-                stored = self._file.pages[page.index]
-            # the file is read under its own lock, and decoded outside of it
-            image = stored.asarray(maxworkers=1)
+            # pixels are read under the lock of the file, and decoded outside of it
+            image = self._pages[page.index].asarray(maxworkers=1)
             if image.shape != page.shape:
                 raise ValueError(f"a page has shape {image.shape}")
             return np.ascontiguousarray(image[::-1], dtype=page.dtype)
@@ -225,4 +227,4 @@ class _TiffFrames:
         with self._lock:
             if self._file is not None:
                 self._file.close()
-                self._file = None
+                self._file, self._pages = None, []

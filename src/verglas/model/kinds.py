@@ -75,7 +75,7 @@ PARTICLES = Kind(
     "particles",
     "Images of single particles cut from micrographs.",
     ("image", "pixels"),
-    ("optics", "ctf", "coord2d", "pose2d", "pose3d", "half_set", "class", "score"),
+    ("optics", "ctf", "coord2d", "pose2d", "pose3d", "half_set", "class", "screening", "score"),
 )
 CLASSES2D = Kind(
     "classes2d", "Class averages of particle images.", ("image", "pixels"), ("score", "resolution")

@@ -145,6 +145,12 @@ TRAITS: dict[str, Trait] = {
             ("micrographs.pick_log", "particles.classify_2d"),
         ),
         Trait(
+            "screening",
+            ("z_score", "ssnr_db", "variance_ratio"),
+            "It is known how far each particle image stands out.",
+            ("particles.screen",),
+        ),
+        Trait(
             "half_maps",
             ("half_map_1_path", "half_map_2_path"),
             "Each map has two maps from independent halves.",

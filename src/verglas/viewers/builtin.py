@@ -127,7 +127,7 @@ SCREENED_VIEWER = viewer(
         Histogram("variance_ratio"),
         Scatter("ssnr_db", "z_score"),
     ],
-    needs=("image",),
+    needs=("screening", "image"),
 )
 
 POSE2D_VIEWER = viewer(
