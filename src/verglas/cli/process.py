@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["print_result", "read_overrides", "run_process", "run_workflow", "write_result"]
 
+_RESOLUTION = "resolution_angst"
+
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
@@ -331,8 +333,10 @@ def _counts(items: Mapping[str, int]) -> str:
 
 
 def _key_number(step: "StepResult") -> str:
-    """Choose the first number that is not a count, which the items say already."""
+    """Choose the resolution, or the first number that is not a count, as the items say those."""
     numbers = {name: value for name, value in step.numbers.items() if not name.startswith("n_")}
+    if _RESOLUTION in numbers:
+        return metric_text(_RESOLUTION, numbers[_RESOLUTION])
     return next((metric_text(name, value) for name, value in numbers.items()), "")
 
 

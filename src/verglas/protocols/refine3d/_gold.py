@@ -141,7 +141,7 @@ def iterate_halves(
         _log_iteration(ctx, config, state, new_state, found)
         recall = arrays["search_recall"]
         if n_audited and not is_local(state):
-            recall = min(float(recall), _audited(ctx, posed, config, state, n_audited))
+            recall = _audited(ctx, posed, config, state, n_audited)
         return {**new_state.to_arrays(), "particle_poses": after, "search_recall": recall}
 
     stop = until or finished
@@ -153,7 +153,7 @@ def iterate_halves(
     first = {**start.to_arrays(), "particle_poses": begun, "search_recall": 1.0}
     last = ctx.iterate(step, first, until=stopped)
     if n_audited:
-        ctx.metric("search_recall", float(last["search_recall"]))
+        _tell_recall(ctx, float(last["search_recall"]))
     return RefineState.from_arrays(last), np.asarray(last["particle_poses"])
 
 
@@ -173,12 +173,17 @@ def _audited(
     ]
     recall = float(np.concatenate([part.to_numpy() for part in parts]).mean())
     ctx.log.info("audit of %d particles: the search kept %.2f %%", sample.height, 100 * recall)
+    return recall
+
+
+def _tell_recall(ctx: Context, recall: float) -> None:
+    """Report what the last search of all orientations kept; earlier ones are in the log."""
+    ctx.metric("search_recall", recall)
     if recall < _RECALL:
         ctx.warn(
-            f"the search of iteration {state.iteration + 1} kept {100 * recall:.1f} % of what "
-            f"{sample.height} particles say of their poses; asked for are {100 * _RECALL:.1f} %"
+            f"the last search of all orientations kept {100 * recall:.1f} % of what the audited "
+            f"particles say of their poses, less than {100 * _RECALL:.0f} %"
         )
-    return recall
 
 
 def _log_iteration(
