@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.tolerance import assert_close_to_peak, assert_exact
-from verglas.kernels.crop import normalise_boxes, remove_dust, window_boxes
+from verglas.kernels.crop import level_boxes, normalise_boxes, remove_dust, window_boxes
 
 
 def noise(shape, *, seed=0):
@@ -140,3 +140,33 @@ def test_wrong_arguments_are_refused():
         window_boxes(image[None], torch.zeros(1, 2, dtype=torch.int64), box=4)
     with pytest.raises(ValueError, match="background pixels"):
         normalise_boxes(image[None], radius_px=100)
+
+
+@pytest.mark.parametrize("box", [24, 25])
+@pytest.mark.parametrize("ramp", [True, False])
+def test_levelled_boxes_equal_windows_less_their_plane(box, ramp):
+    """The compiled loops (float32) against the formulas on tensors (float64)."""
+    image = 300 + 5 * noise((70, 80)) + torch.arange(80.0)
+    centres = torch.tensor([[40, 30], [box // 2, box // 2], [79 - (box - 1) // 2, 50]])
+    arguments = {"box": box, "radius_px": 9.3, "ramp": ramp}
+    found = level_boxes(image, centres, **arguments)
+    expected = level_boxes(image.double(), centres, **arguments)
+    windows, _ = window_boxes(image.double(), centres, box=box)
+    background = windows[:, far_from_centre(box, 9.3)]
+    assert_close_to_peak(found.boxes, expected.boxes)
+    assert_close_to_peak(found.background_mean, background.mean(1), 1e-6)
+    assert_close_to_peak(found.background_std, background.std(1, correction=0), 1e-6)
+    if not ramp:
+        level = background.mean(1)[:, None, None]
+        assert_close_to_peak(found.boxes, windows - level)
+
+
+def test_compiled_normalisation_equals_the_formulas_on_tensors():
+    images = 1000 + 3 * noise((3, 31, 31)).cumsum(1)
+    found = normalise_boxes(images, radius_px=11)
+    assert_close_to_peak(found, normalise_boxes(images.double(), radius_px=11), 1e-4)
+
+
+def test_a_box_that_leaves_the_image_is_refused_when_levelled():
+    with pytest.raises(ValueError, match="must lie in the image"):
+        level_boxes(noise((20, 20)), torch.tensor([[3, 10]]), box=8, radius_px=2)

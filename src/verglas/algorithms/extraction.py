@@ -14,7 +14,7 @@ from torch import Tensor
 from verglas.algorithms.box_fill import BoxFill, present_pixels, spectrum_for_boxes
 from verglas.algorithms.grey_levels import robust_level
 from verglas.core.checks import check_range
-from verglas.kernels.crop import normalise_boxes, window_boxes
+from verglas.kernels.crop import level_boxes, normalise_boxes, window_boxes
 from verglas.kernels.ctf import evaluate_ctf
 from verglas.kernels.fourier import fourier_resize2, irfft2, rfft2, rfft_grid
 
@@ -30,7 +30,7 @@ __all__ = [
 MustBeInside = Literal["particle", "box", "centre"]
 """What must lie in the micrograph for a box to be cut."""
 
-_BATCH = 64  # boxes that stay in the cache while they are worked on
+_BATCH = 32  # boxes that stay in the cache while they are worked on
 
 
 @dataclass(frozen=True)
@@ -122,18 +122,6 @@ def flip_phases(
     return flipped + level
 
 
-def _background(boxes: Tensor, radius_px: float) -> tuple[Tensor, Tensor]:
-    """Mean and deviation outside a circle, `[m]` each."""
-    box = boxes.shape[-1]
-    axis = torch.arange(box, device=boxes.device) - box // 2
-    outside = (axis.square()[:, None] + axis.square() > radius_px**2).flatten()
-    values = boxes.flatten(1)
-    share = (outside / outside.sum()).to(boxes.dtype)
-    mean = values @ share
-    square = (values - mean[:, None]).square() @ share
-    return mean, square.sqrt()
-
-
 def replace_dust(
     images: Tensor, level: float, spread: float, *, n_sigma: float, generator: torch.Generator
 ) -> Tensor:
@@ -177,32 +165,33 @@ def extract_boxes(
         # once for all boxes, which overlap and hold many times the pixels of the image
         level, spread = robust_level(image)
         image = replace_dust(image, level, spread, n_sigma=config.dust_sigma, generator=generator)
+    shape = (image.shape[0], image.shape[1])
     centre = position_px.round().long()
-    index = torch.nonzero(
-        _is_wanted(position_px, (image.shape[0], image.shape[1]), config)
-    ).flatten()
+    index = torch.nonzero(_is_wanted(position_px, shape, config)).flatten()
     centre = centre[index]
-    windows, is_whole = window_boxes(image, centre, box=config.box_px)
-    present = present_pixels(centre, (image.shape[0], image.shape[1]), box=config.box_px)
-    fill = None if bool(is_whole.all()) else _fill(image, config)
-    images = windows.new_empty(len(index), config.output_px, config.output_px)
-    background = windows.new_empty(2, len(index))
-    for first in range(0, len(index), _BATCH):
-        part = slice(first, first + _BATCH)
-        boxes = windows[part]
-        cut = ~is_whole[part]
-        if fill is not None and bool(cut.any()):
-            boxes = boxes.clone()
-            boxes[cut] = fill(boxes[cut], present[part][cut], generator=generator)
-        background[:, part] = torch.stack(_background(boxes, config.background_radius_px))
-        images[part] = _scaled(boxes, config)
+    is_whole = _is_whole(centre, shape, config.box_px)
+    images = image.new_empty(len(index), config.output_px, config.output_px)
+    background = image.new_empty(2, len(index))
+    fill_fraction = torch.zeros(len(index), dtype=torch.float64, device=image.device)
+    for rows in _parts(is_whole):
+        images[rows], background[:, rows] = _scaled(image, centre[rows], config)
+    if not bool(is_whole.all()):
+        fill = BoxFill(
+            spectrum_for_boxes(image, config.box_px), config.background_radius_px, config.ramp
+        )
+        for rows in _parts(~is_whole):
+            boxes, _ = window_boxes(image, centre[rows], box=config.box_px)
+            present = present_pixels(centre[rows], shape, box=config.box_px)
+            fill_fraction[rows] = 1 - present.double().mean(dim=(1, 2))
+            boxes = fill(boxes, present, generator=generator)
+            images[rows], background[:, rows] = _scaled(*_as_column(boxes), config)
     return Extracted(
         images=images,
         index=index,
         shift_px=centre - position_px[index],
         background_mean=background[0],
         background_std=background[1],
-        fill_fraction=1 - present.count_nonzero(dim=(1, 2)).double() / config.box_px**2,
+        fill_fraction=fill_fraction,
     )
 
 
@@ -221,21 +210,38 @@ def _is_wanted(position_px: Tensor, shape: tuple[int, int], config: ExtractConfi
     return ((position_px - radius >= -0.5) & (position_px + radius <= size - 0.5)).all(dim=1)
 
 
-def _fill(image: Tensor, config: ExtractConfig) -> BoxFill:
-    """Prepare to fill the boxes of a micrograph."""
-    return BoxFill(
-        spectrum_for_boxes(image, config.box_px), config.background_radius_px, config.ramp
-    )
+def _is_whole(centre_px: Tensor, shape: tuple[int, int], box: int) -> Tensor:
+    """Choose the boxes that lie wholly in the micrograph, `[m]` bool."""
+    low = centre_px - box // 2
+    size = torch.tensor(shape[::-1], device=centre_px.device)
+    return ((low >= 0) & (low + box <= size)).all(dim=1)
 
 
-def _scaled(boxes: Tensor, config: ExtractConfig) -> Tensor:
-    """Invert, rescale and normalise boxes."""
+def _parts(chosen: Tensor) -> tuple[Tensor, ...]:
+    """Numbers of the chosen boxes, some at a time."""
+    return torch.split(torch.nonzero(chosen).flatten(), _BATCH)
+
+
+def _as_column(boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """Boxes below each other as one image, and the centres that cut them out again."""
+    n, box, _ = boxes.shape
+    centre = torch.full((n, 2), box // 2, device=boxes.device)
+    centre[:, 1] += box * torch.arange(n, device=boxes.device)
+    return boxes.reshape(n * box, box), centre
+
+
+def _scaled(image: Tensor, centre_px: Tensor, config: ExtractConfig) -> tuple[Tensor, Tensor]:
+    """Cut, invert, rescale and normalise boxes that lie in an image.
+
+    Returns:
+        Boxes, and mean and deviation of their background before, `[2, m]`.
+    """
     radius = config.background_radius_px
-    if config.invert:
-        boxes = -boxes
+    # a level background has no step at the edge that would ring
+    cut = level_boxes(image, centre_px, box=config.box_px, radius_px=radius, ramp=config.ramp)
+    boxes = cut.boxes.neg_() if config.invert else cut.boxes
     if config.output_px != config.box_px:
-        # a level background has no step at the edge that would ring
-        boxes = normalise_boxes(boxes, radius_px=radius, ramp=config.ramp)
         boxes = fourier_resize2(boxes, shape=(config.output_px, config.output_px))
         radius *= config.output_px / config.box_px
-    return normalise_boxes(boxes, radius_px=radius, ramp=config.ramp)
+    boxes = normalise_boxes(boxes, radius_px=radius, ramp=config.ramp)
+    return boxes, torch.stack([cut.background_mean, cut.background_std])

@@ -1,12 +1,28 @@
 """Cut boxes out of micrographs and bring them to a common grey scale."""
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from verglas.core.checks import check_ndim, check_range
 
-__all__ = ["normalise_boxes", "remove_dust", "window_boxes"]
+__all__ = ["LevelledBoxes", "level_boxes", "normalise_boxes", "remove_dust", "window_boxes"]
+
+
+@dataclass(frozen=True)
+class LevelledBoxes:
+    """Boxes without level and slope, and the background as it was.
+
+    Attributes:
+        boxes: `[n, box, box]`.
+        background_mean, background_std: `[n]`, of the pixels outside the circle, slope included.
+    """
+
+    boxes: Tensor
+    background_mean: Tensor
+    background_std: Tensor
 
 
 def window_boxes(image: Tensor, centres_px: Tensor, *, box: int) -> tuple[Tensor, Tensor]:
@@ -41,6 +57,33 @@ def window_boxes(image: Tensor, centres_px: Tensor, *, box: int) -> tuple[Tensor
     return windows[start[:, 1], start[:, 0]], is_inside
 
 
+def level_boxes(
+    image: Tensor, centres_px: Tensor, *, box: int, radius_px: float, ramp: bool = True
+) -> LevelledBoxes:
+    """Cut boxes that lie in the image, and take out the level and slope of their background.
+
+    Args:
+        image: `[h, w]`, float32.
+        centres_px: `[n, 2]` (x, y), whole numbers; every box must lie wholly in the image.
+        box: side of the boxes.
+        radius_px: pixels farther than this from box // 2 are background.
+        ramp: fit a plane, not only a level.
+    """
+    corners = centres_px.to(torch.int64) - box // 2
+    size = torch.tensor([image.shape[1], image.shape[0]], device=corners.device)
+    if not bool(((corners >= 0) & (corners + box <= size)).all()):
+        raise ValueError(f"boxes of {box} px must lie in the image of {tuple(image.shape)}")
+    if _is_plain(image):
+        return _compiled(image, corners, (box, box), radius_px, ramp=ramp, scales=False)
+    boxes, _ = window_boxes(image, centres_px, box=box)
+    share = _outside_circle((box, box), radius_px, image.device).to(image.dtype)
+    share = share / share.sum()
+    mean = boxes.flatten(1) @ share
+    variance = (boxes.flatten(1) - mean[:, None]).square() @ share
+    levelled, _ = _levelled(boxes, radius_px, ramp=ramp)
+    return LevelledBoxes(levelled.reshape(boxes.shape), mean, variance.sqrt())
+
+
 def normalise_boxes(images: Tensor, *, radius_px: float, ramp: bool = True) -> Tensor:
     """Give the background outside a circle mean 0, no slope and standard deviation 1.
 
@@ -53,19 +96,14 @@ def normalise_boxes(images: Tensor, *, radius_px: float, ramp: bool = True) -> T
         As `images`; a box of constant background is only levelled.
     """
     check_ndim("images", images, 3)
-    shape = tuple(images.shape[1:])
-    outside = _outside_circle(shape, radius_px, images.device)
-    n_outside = outside.sum()
-    check_range("number of background pixels", int(n_outside), ge=4 if ramp else 1)
-    basis = _background_basis(shape, ramp, images.device)
-    # least squares over the background, as one matrix product with the whole boxes
-    fit = torch.zeros_like(basis)
-    fit[:, outside] = torch.linalg.pinv(basis[:, outside].T)
-    flat = images.reshape(len(images), -1)
-    # a level taken out first keeps float32 digits for images of large mean
-    flat = flat - flat.mean(1, keepdim=True)
-    flat = flat - (flat @ fit.T.to(images.dtype)) @ basis.to(images.dtype)
-    variance = flat.square() @ (outside / n_outside).to(images.dtype)
+    n_batch, height, width = images.shape
+    if _is_plain(images):
+        corners = torch.zeros(n_batch, 2, dtype=torch.int64)
+        corners[:, 1] = height * torch.arange(n_batch)
+        tall = images.reshape(-1, width)
+        return _compiled(tall, corners, (height, width), radius_px, ramp=ramp, scales=True).boxes
+    flat, outside = _levelled(images, radius_px, ramp=ramp)
+    variance = flat.square() @ (outside / outside.sum()).to(images.dtype)
     deviation = variance.sqrt()[:, None]
     normalised: Tensor = flat / torch.where(deviation > 0, deviation, 1)
     return normalised.reshape(images.shape)
@@ -107,3 +145,70 @@ def _background_basis(shape: tuple[int, ...], ramp: bool, device: torch.device) 
     if ramp:
         terms += [x.expand(n_y, n_x), y[:, None].expand(n_y, n_x)]
     return torch.stack(terms).reshape(len(terms), -1)
+
+
+def _is_plain(images: Tensor) -> bool:
+    """Whether the compiled loops may run: float32 on the CPU, and nothing is differentiated."""
+    tracked = torch.is_grad_enabled() and images.requires_grad
+    return images.device.type == "cpu" and images.dtype == torch.float32 and not tracked
+
+
+def _levelled(images: Tensor, radius_px: float, *, ramp: bool) -> tuple[Tensor, Tensor]:
+    """Flattened boxes without level and slope, `[b, h * w]`, and the mask of the background."""
+    shape = tuple(images.shape[1:])
+    outside = _outside_circle(shape, radius_px, images.device)
+    _check_background(int(outside.sum()), ramp=ramp)
+    basis = _background_basis(shape, ramp, images.device)
+    # least squares over the background, as one matrix product with the whole boxes
+    fit = torch.zeros_like(basis)
+    fit[:, outside] = torch.linalg.pinv(basis[:, outside].T)
+    flat = images.reshape(len(images), -1)
+    # a level taken out first keeps float32 digits for images of large mean
+    flat = flat - flat.mean(1, keepdim=True)
+    return flat - (flat @ fit.T.to(images.dtype)) @ basis.to(images.dtype), outside
+
+
+def _check_background(n_outside: int, *, ramp: bool) -> None:
+    check_range("number of background pixels", n_outside, ge=4 if ramp else 1)
+
+
+def _compiled(
+    image: Tensor,
+    corners: Tensor,
+    shape: tuple[int, int],
+    radius_px: float,
+    *,
+    ramp: bool,
+    scales: bool,
+) -> LevelledBoxes:
+    """Run the compiled loops on boxes that lie wholly in an image."""
+    from verglas.kernels import _numba_boxes
+
+    height, width = shape
+    outside = _outside_circle(shape, radius_px, image.device).reshape(shape)
+    _check_background(int(outside.sum()), ramp=ramp)
+    y, x = (torch.arange(n, dtype=torch.float64) - n // 2 for n in shape)
+    design = torch.stack(
+        [torch.ones(shape, dtype=torch.float64), x.expand(shape), y[:, None].expand(shape)]
+    )
+    used = design[:, outside] if ramp else design[:1, outside]
+    inverse = torch.zeros(3, 3, dtype=torch.float64)
+    inverse[: len(used), : len(used)] = torch.linalg.pinv(used @ used.T, hermitian=True)
+    # the disc is one run of columns in each row; a row without it is background up to its end
+    n_left = outside[:, : width // 2].sum(1)
+    n_inner = (~outside).sum(1)
+    begin = torch.where(n_inner > 0, n_left, width)
+    inner = torch.stack([begin, begin + n_inner], dim=1)
+    boxes = torch.empty(len(corners), height, width)
+    mean, deviation = torch.empty(2, len(corners))
+    _numba_boxes.level_boxes(
+        image.contiguous().numpy(),
+        corners.numpy(),
+        inner.numpy(),
+        inverse.numpy(),
+        scales,
+        boxes.numpy(),
+        mean.numpy(),
+        deviation.numpy(),
+    )
+    return LevelledBoxes(boxes, mean, deviation)

@@ -185,8 +185,8 @@ def fourier_resize2(images: Tensor, *, shape: Sequence[int]) -> Tensor:
     Returns:
         `[b, *shape]`.
     """
-    images_ft = rfft2(images)
-    return irfft2(resize_ft(images_ft, shape=images.shape[1:], new_shape=shape), shape=shape)
+    check_ndim("images", images, 3)
+    return _resampled(images, shape)
 
 
 def fourier_resize3(volumes: Tensor, *, shape: Sequence[int]) -> Tensor:
@@ -201,8 +201,8 @@ def fourier_resize3(volumes: Tensor, *, shape: Sequence[int]) -> Tensor:
     Returns:
         `[b, *shape]`.
     """
-    volumes_ft = rfft3(volumes)
-    return irfft3(resize_ft(volumes_ft, shape=volumes.shape[1:], new_shape=shape), shape=shape)
+    check_ndim("volumes", volumes, 4)
+    return _resampled(volumes, shape)
 
 
 def next_fast_size(n: int) -> int:
@@ -255,6 +255,21 @@ def _centred_backward(arrays_ft: Tensor, shape: Sequence[int]) -> Tensor:
     phase = _centre_phases(shape, arrays_ft).conj()
     arrays: Tensor = torch.fft.irfftn(arrays_ft * phase, s=tuple(shape), dim=axes)
     return arrays
+
+
+def _resampled(arrays: Tensor, new_shape: Sequence[int]) -> Tensor:
+    """Resample images or volumes in Fourier space about their centres."""
+    shape = arrays.shape[1:]
+    if any(n % 2 for n in (*shape, *new_shape)):
+        arrays_ft = resize_ft(
+            _centred_forward(arrays, len(shape)), shape=shape, new_shape=new_shape
+        )
+        return _centred_backward(arrays_ft, new_shape)
+    # centres of even axes are half-way in either box: their phases cancel
+    axes = tuple(range(1, len(shape) + 1))
+    arrays_ft = resize_ft(torch.fft.rfftn(arrays, dim=axes), shape=shape, new_shape=new_shape)
+    resampled: Tensor = torch.fft.irfftn(arrays_ft, s=tuple(new_shape), dim=axes)
+    return resampled
 
 
 def _mirror(arrays_ft: Tensor) -> Tensor:
