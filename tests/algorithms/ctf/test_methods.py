@@ -106,6 +106,15 @@ def test_noise_has_no_rings(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("exponent", [0.5, 1.0])
+def test_noise_that_fades_with_frequency_has_no_rings(method, exponent):
+    white = np.fft.rfft2(np.random.default_rng(21).standard_normal((512, 512)))
+    frequency = np.hypot(np.fft.fftfreq(512)[:, None], np.fft.rfftfreq(512))
+    image = np.fft.irfft2(white * (frequency + 0.02) ** -exponent).astype("f4")
+    assert not _fit(image, method=method).has_rings
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_borders_and_missing_pixels_do_not_matter(method):
     """A border of one pixel, 1 % of pixels missing, a corner blank: within 40 Å."""
     image = _image(9, defocus_angst=16000.0)
