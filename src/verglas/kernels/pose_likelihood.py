@@ -8,11 +8,16 @@ devices plain torch.
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from verglas.kernels.slices import check_reach, insert_slices
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = ["PoseNormals", "insert_at_poses", "pose_normals", "pose_scores"]
 
@@ -67,12 +72,13 @@ def pose_scores(
 
         out = torch.empty(shifts_px.shape[:2], dtype=torch.float64)
         _numba_pose_likelihood.scores(
-            half_volume.numpy(),
-            signal.contiguous().numpy(),
+            _parts(half_volume.flatten()),
+            len(half_volume),
+            _parts(signal),
             weight.contiguous().numpy(),
             rotations_ref_to_img.float().contiguous().numpy(),
             shifts_px.double().contiguous().numpy(),
-            frequencies_px.int().contiguous().numpy(),
+            frequencies_px.int().T.contiguous().numpy(),
             float(padding),
             box,
             out.numpy(),
@@ -127,12 +133,13 @@ def pose_normals(
         gradient = torch.empty(b, 5, dtype=torch.float64)
         normal = torch.empty(b, 5, 5, dtype=torch.float64)
         _numba_pose_likelihood.normals(
-            half_volume.numpy(),
-            signal.contiguous().numpy(),
+            _parts(half_volume.flatten()),
+            len(half_volume),
+            _parts(signal),
             weight.contiguous().numpy(),
             rotations_ref_to_img.float().contiguous().numpy(),
             shifts_px.double().contiguous().numpy(),
-            frequencies_px.int().contiguous().numpy(),
+            frequencies_px.int().T.contiguous().numpy(),
             float(padding),
             box,
             score.numpy(),
@@ -207,6 +214,12 @@ def insert_at_poses(
         padding=padding,
         into=into,
     )
+
+
+def _parts(values: Tensor) -> "NDArray[np.float32]":
+    """View `[.., k]` complex as `[.., 2 k]` real."""
+    real: NDArray[np.float32] = torch.view_as_real(values.contiguous()).flatten(-2).numpy()
+    return real
 
 
 def _plain_scores(

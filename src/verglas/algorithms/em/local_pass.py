@@ -3,6 +3,8 @@
 A map from elsewhere has another fall-off than the images. Its amplitude is fitted shell by
 shell at the poses that there are; shells without signal come out at zero by themselves, and
 those of a low-passed map back at their strength. A second climb then weighs all shells right.
+The first goes no farther than most of what the map explains at the poses given: from poses far
+off the outer shells would add noise and peaks of their own, at most of the cost.
 """
 
 from dataclasses import dataclass
@@ -18,7 +20,8 @@ from verglas.kernels.disc import shell_sums
 __all__ = ["Amplitudes", "climb_from", "measure_amplitudes", "poses_of_peaks", "scaled_shells"]
 
 _STRONGEST = 20.0  # times the typical amplitude
-_STEPS = 12
+_STEPS = 8
+_MOST_SIGNAL = 0.95  # of what the map explains; the first climb leaves out the rest
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,13 @@ class Amplitudes:
         factor = factor.clamp_max(_STRONGEST * float(typical))
         factor[0] = factor[1]
         return factor
+
+    def informed_radius(self) -> int:
+        """Return the shell up to which most of what the map explains lies."""
+        explained = self.cross.clamp_min(0.0).square() / self.power.clamp_min(1e-30)
+        explained[0] = 0.0
+        within = explained.cumsum(0)
+        return max(2, int((within < _MOST_SIGNAL * within[-1]).sum()))
 
     def noise_share(self) -> Tensor:
         """Return `[s]`, what the fitted map leaves of the views' power."""

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["climb_chunk", "measure_chunk"]
 
+_MEASURED = 400  # views of a chunk, evenly spaced, that tell the map's amplitude
+
 
 def _prepare(
     rows: pl.DataFrame, task: Task, config: "RefineConfig", model: ArrayRef
@@ -54,7 +56,8 @@ def _sums(
 ) -> dict[str, Any]:
     from verglas.algorithms.em.local_pass import measure_amplitudes
 
-    found = measure_amplitudes(views, reference, *poses)
+    some = slice(None, None, max(1, len(views) // _MEASURED))
+    found = measure_amplitudes(views.take(some), reference, *(value[some] for value in poses))
     return {name: value.numpy() for name, value in vars(found).items()}
 
 
@@ -75,15 +78,17 @@ def climb_chunk(
     *,
     config: "RefineConfig",
     model: ArrayRef,
+    radius: int,
     shift_prior_angst: float,
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
-    """Climb from the poses that there are; fit the amplitudes where that ends."""
+    """Climb on shells up to a radius; fit the amplitudes of all shells where that ends."""
     from verglas.algorithms.em.local_pass import climb_from, poses_of_peaks
     from verglas.kernels.denormals import denormals_flushed
 
     rows, views, reference, start = _prepare(rows, task, config, model)
     with denormals_flushed():
-        peaks = climb_from(views, reference, *start, shift_prior_angst=shift_prior_angst)
+        seen = views.prefix(radius)
+        peaks = climb_from(seen, reference, *start, shift_prior_angst=shift_prior_angst)
         poses = poses_of_peaks(peaks, config.pixel_size_angst)
         sums = _sums(views, reference, (poses.rotation_ref_to_img, poses.shift_angst))
     # one peak of one map: no classes, and no share among peaks

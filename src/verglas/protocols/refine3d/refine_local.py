@@ -178,7 +178,7 @@ def _climbed(
             "is it the map that they belong to?"
         )
     poses = rows
-    for turn in range(2):
+    for turn, radius in enumerate((found.informed_radius(), config.max_radius)):
         ctx.progress(turn, 2, "climbing")
         done = ctx.accumulate(
             climb_chunk,
@@ -186,6 +186,7 @@ def _climbed(
             chunk=_CHUNK,
             config=config,
             model=model.put(ctx),
+            radius=radius,
             shift_prior_angst=prior_angst,
         )
         after = _amplitudes(done.sums[None])
@@ -230,7 +231,7 @@ def _local_start(
 
 @protocol(
     _ID,
-    version=1,
+    version=2,
     label="Refine poses locally",
     citations=("10.1016/j.jsb.2006.06.010", "10.1016/j.jsb.2012.09.006"),
 )
