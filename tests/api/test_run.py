@@ -96,6 +96,8 @@ def test_port_that_takes_many_gets_a_list(project):
     assert [values(part) for part in split.outputs["sets"]] == [[0, 2, 0], [1, 1]]
     again = project.run("numbers.join_sets", sets=["j4.sets[2]", "j4.sets[1]"])
     assert values(again.output()) == [1, 1, 0, 2, 0]
+    with pytest.raises(PortError, match=r"its outputs are j4\.sets\[1\], j4\.sets\[2\]"):
+        project.run("numbers.join_sets", sets=["j4.sets"])
 
 
 @pytest.mark.parametrize(

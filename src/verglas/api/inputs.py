@@ -1,7 +1,7 @@
 """Find the data sets that a person names: `d41`, `j12.particles`, `j12`, a job, a data set."""
 
 import re
-from collections.abc import Iterable
+from collections import Counter
 from typing import TYPE_CHECKING, TypeAlias
 
 from verglas.core.errors import PortError, UserError
@@ -117,8 +117,10 @@ def _number_of(data: "DataSet") -> int:
 
 
 def _output_names(record: JobRecord) -> list[str]:
-    return [f"{record.id}.{port}" for port in _unique(o.port for o in record.outputs)]
-
-
-def _unique(names: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(names))
+    """Name every output; several of one port by their place."""
+    counts = Counter(output.port for output in record.outputs)
+    return [
+        f"{record.id}.{port}" + (f"[{place}]" if count > 1 else "")
+        for port, count in counts.items()
+        for place in range(1, count + 1)
+    ]
