@@ -25,15 +25,9 @@ from verglas.algorithms.em.noise import noise_window, windowed_power
 from verglas.algorithms.em.plan import is_concentrated, is_local, plan
 from verglas.algorithms.em.prior import half_map_fsc
 from verglas.algorithms.em.references import Poses
-from verglas.algorithms.em.refine import (
-    RefineConfig,
-    RefineState,
-    finished,
-    half_maps,
-    initial_state,
-    jumped_share,
-    update,
-)
+from verglas.algorithms.em.refine import half_maps, update
+from verglas.algorithms.em.refine_start import initial_state
+from verglas.algorithms.em.refine_state import RefineConfig, RefineState, finished, jumped_share
 from verglas.algorithms.em.step import KnownPoses, expect_half
 from verglas.algorithms.pose_error import compare_poses
 from verglas.algorithms.symmetry_axes import find_axes

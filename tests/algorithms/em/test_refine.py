@@ -22,16 +22,9 @@ from tests.algorithms.em.refining import (
 from tests.tolerance import assert_close_to_peak, assert_exact
 from verglas.algorithms.em.expectation import expect
 from verglas.algorithms.em.plan import plan
-from verglas.algorithms.em.refine import (
-    RefineConfig,
-    RefineState,
-    finished,
-    fit_to_box,
-    half_maps,
-    initial_state,
-    references,
-    update,
-)
+from verglas.algorithms.em.refine import half_maps, references, update
+from verglas.algorithms.em.refine_start import fit_to_box, initial_state
+from verglas.algorithms.em.refine_state import RefineConfig, RefineState, finished
 from verglas.algorithms.em.search import child_rotations, shift_grid
 from verglas.algorithms.views import Optics
 from verglas.kernels.fourier import rfft3

@@ -6,7 +6,7 @@ import torch
 from tests.protocols.refine3d.mixed import two_structures
 from tests.protocols.simulated import BOX, OPTICS, particles_of, simulated, volumes_of
 from verglas.algorithms.em.classify import ClassifyConfig
-from verglas.algorithms.em.refine import RefineConfig
+from verglas.algorithms.em.refine_state import RefineConfig
 from verglas.algorithms.pose_error import compare_poses
 from verglas.core.errors import PortError
 from verglas.io.mrc import read_mrc, write_mrc

@@ -17,13 +17,14 @@ from torch import Tensor
 from verglas.algorithms.em.class_maps import ClassSums, class_fsc, differences_of, mean_map
 from verglas.algorithms.em.expectation import Search, expect, expect_from
 from verglas.algorithms.em.known_poses import expect_known
+from verglas.algorithms.em.learnt import learn
 from verglas.algorithms.em.local import Starts
 from verglas.algorithms.em.map_step import MapGrid
 from verglas.algorithms.em.mstep import Sums
 from verglas.algorithms.em.plan import is_concentrated, is_local, next_radius, plan
 from verglas.algorithms.em.prior import last_shell_above
 from verglas.algorithms.em.references import Poses, References
-from verglas.algorithms.em.refine import RefineConfig, learn
+from verglas.algorithms.em.refine_state import RefineConfig
 from verglas.algorithms.em.step import KnownPoses
 from verglas.algorithms.views import Views
 from verglas.kernels.fourier import fourier_resize3

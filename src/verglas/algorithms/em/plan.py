@@ -14,7 +14,7 @@ import torch
 
 from verglas.algorithms.em.expectation import Level, Search
 from verglas.algorithms.em.polish import Polish
-from verglas.algorithms.em.refine import RefineConfig
+from verglas.algorithms.em.refine_state import RefineConfig
 from verglas.algorithms.em.search import shift_grid
 from verglas.kernels.so3 import orientation_grid, rotation_from_vector
 from verglas.kernels.symmetry import symmetry_operators

@@ -10,7 +10,8 @@ from verglas.algorithms.em.local import Starts
 from verglas.algorithms.em.mstep import Sums
 from verglas.algorithms.em.plan import is_local, plan
 from verglas.algorithms.em.references import Poses
-from verglas.algorithms.em.refine import RefineConfig, RefineState, references
+from verglas.algorithms.em.refine import references
+from verglas.algorithms.em.refine_state import RefineConfig, RefineState
 from verglas.algorithms.views import Views
 
 __all__ = ["KnownPoses", "expect_half"]

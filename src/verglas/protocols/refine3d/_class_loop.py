@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from verglas.algorithms.em.classify import ClassifyConfig, ClassState
     from verglas.algorithms.em.mstep import Sums
-    from verglas.algorithms.em.refine import RefineConfig, RefineState
+    from verglas.algorithms.em.refine_state import RefineConfig, RefineState
 
 __all__ = [
     "Divided",
@@ -316,7 +316,7 @@ _KEPT = ("class_prob", "score", "angle_sd_deg", "shift_sd_angst", "n_effective_o
 def _jumped(config: "ClassifyConfig", before: Any, after: Any) -> float:
     import torch
 
-    from verglas.algorithms.em.refine import jumped_share
+    from verglas.algorithms.em.refine_state import jumped_share
     from verglas.kernels.so3 import euler_to_matrix
 
     pair = (euler_to_matrix(torch.from_numpy(poses[:, :3].copy())) for poses in (before, after))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from verglas.algorithms.em.mstep import Sums
-    from verglas.algorithms.em.refine import RefineConfig, RefineState
+    from verglas.algorithms.em.refine_state import RefineConfig, RefineState
 
 __all__ = ["FOUND_POSE", "expect_halves", "iterate_halves", "scaled_start", "with_poses"]
 
@@ -61,7 +61,7 @@ def scaled_start(
 
     import numpy as np
 
-    from verglas.algorithms.em.refine import initial_state
+    from verglas.algorithms.em.refine_start import initial_state
 
     state = initial_state(config, reference, noise)
     sample = rows.sample(min(rows.height, _CALIBRATION_VIEWS), seed=config.seed).sort("item_id")
@@ -84,7 +84,7 @@ def with_poses(rows: pl.DataFrame, poses: "NDArray[np.float64]") -> pl.DataFrame
 def _jumped(config: "RefineConfig", before: Any, after: Any, state: "RefineState") -> float:
     import torch
 
-    from verglas.algorithms.em.refine import jumped_share
+    from verglas.algorithms.em.refine_state import jumped_share
     from verglas.kernels.so3 import euler_to_matrix
 
     if state.iteration == 0 and not state.n_polished:
@@ -120,7 +120,8 @@ def iterate_halves(
     import numpy as np
 
     from verglas.algorithms.em.plan import is_concentrated, is_local, plan
-    from verglas.algorithms.em.refine import RefineState, finished, update
+    from verglas.algorithms.em.refine import update
+    from verglas.algorithms.em.refine_state import RefineState, finished
 
     def step(arrays: dict[str, Any], iteration: int) -> dict[str, Any]:
         state, before = RefineState.from_arrays(arrays), arrays["particle_poses"]

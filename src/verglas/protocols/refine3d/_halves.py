@@ -12,7 +12,7 @@ from verglas.sdk import Context
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from verglas.algorithms.em.refine import RefineConfig
+    from verglas.algorithms.em.refine_state import RefineConfig
 
 __all__ = ["check_diameter", "mask_map", "parsed_symmetry", "reference_map", "with_halves"]
 
@@ -101,7 +101,7 @@ def _read(ctx: Context, data: DataSet, row: int, what: str) -> "tuple[Tensor, fl
 
 def reference_map(ctx: Context, volumes: DataSet, config: "RefineConfig", row: int = 0) -> "Tensor":
     """Bring a map onto the box of the particles, `[box, box, box]`."""
-    from verglas.algorithms.em.refine import fit_to_box
+    from verglas.algorithms.em.refine_start import fit_to_box
 
     volume, pixel = _read(ctx, volumes, row, "reference")
     return fit_to_box(volume, pixel_size_angst=pixel, config=config)
@@ -118,7 +118,7 @@ def mask_map(
         config: sizes.
         reference: a map of which the mask must keep something.
     """
-    from verglas.algorithms.em.refine import fit_to_box
+    from verglas.algorithms.em.refine_start import fit_to_box
 
     if masks is None:
         return None

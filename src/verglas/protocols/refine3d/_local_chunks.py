@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from verglas.algorithms.em.references import References
-    from verglas.algorithms.em.refine import RefineConfig
+    from verglas.algorithms.em.refine_state import RefineConfig
     from verglas.algorithms.views import Views
 
 __all__ = ["climb_chunk", "measure_chunk"]

@@ -11,7 +11,7 @@ from verglas.sdk import Context
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from verglas.algorithms.em.refine import RefineConfig, RefineState
+    from verglas.algorithms.em.refine_state import RefineConfig, RefineState
 
 __all__ = ["fsc_curve", "posed_particles", "refined_volumes"]
 

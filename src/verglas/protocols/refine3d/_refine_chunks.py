@@ -10,7 +10,7 @@ from verglas.protocols._poses import pose_rows
 from verglas.sdk import ArrayRef, Task
 
 if TYPE_CHECKING:
-    from verglas.algorithms.em.refine import RefineConfig, RefineState
+    from verglas.algorithms.em.refine_state import RefineConfig, RefineState
 
 __all__ = ["POSE_ANGLES", "POSE_SHIFTS", "audit_half", "calibrate", "expect_half"]
 
@@ -45,7 +45,7 @@ def expect_half(
     import torch
 
     from verglas.algorithms.em.plan import plan
-    from verglas.algorithms.em.refine import RefineState
+    from verglas.algorithms.em.refine_state import RefineState
     from verglas.algorithms.em.step import KnownPoses
     from verglas.algorithms.em.step import expect_half as expect
     from verglas.kernels.denormals import denormals_flushed
@@ -76,7 +76,8 @@ def audit_half(
 
     from verglas.algorithms.em.audit import recall_of_search
     from verglas.algorithms.em.plan import plan
-    from verglas.algorithms.em.refine import RefineState, references
+    from verglas.algorithms.em.refine import references
+    from verglas.algorithms.em.refine_state import RefineState
     from verglas.algorithms.em.step import KnownPoses
     from verglas.kernels.denormals import denormals_flushed
     from verglas.kernels.so3 import euler_to_matrix
@@ -108,7 +109,8 @@ def calibrate(
 
     from verglas.algorithms.em.expectation import expect
     from verglas.algorithms.em.plan import calibration_search
-    from verglas.algorithms.em.refine import RefineState, references
+    from verglas.algorithms.em.refine import references
+    from verglas.algorithms.em.refine_state import RefineState
     from verglas.kernels.denormals import denormals_flushed
 
     torch.set_num_threads(task.threads)

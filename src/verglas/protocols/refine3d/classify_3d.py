@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from verglas.algorithms.em.classify import ClassifyConfig, ClassState
-    from verglas.algorithms.em.refine import RefineConfig, RefineState
+    from verglas.algorithms.em.refine_state import RefineConfig, RefineState
 
 __all__ = ["Classify3dParams", "Inputs", "Outputs", "run"]
 
@@ -144,7 +144,7 @@ def _n_maps(params: Classify3dParams, inputs: Inputs) -> int:
 
 
 def _config(params: Classify3dParams, inputs: Inputs, stack: ParticleStack, seed: int) -> Any:
-    from verglas.algorithms.em.refine import RefineConfig
+    from verglas.algorithms.em.refine_state import RefineConfig
 
     extent = stack.box_px * stack.pixel_size_angst
     diameter = diameter_of(params.diameter_angst, inputs.particles, extent)

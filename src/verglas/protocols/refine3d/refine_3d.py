@@ -97,7 +97,7 @@ def _start_resolution(params: Refine3dParams, reference: DataSet) -> float:
 
 
 def _make_config(params: Refine3dParams, inputs: Inputs, stack: ParticleStack, seed: int) -> Any:
-    from verglas.algorithms.em.refine import RefineConfig
+    from verglas.algorithms.em.refine_state import RefineConfig
 
     extent = stack.box_px * stack.pixel_size_angst
     diameter = diameter_of(params.diameter_angst, inputs.particles, extent)

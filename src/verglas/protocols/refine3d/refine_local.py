@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from verglas.algorithms.em.local_pass import Amplitudes
-    from verglas.algorithms.em.refine import RefineConfig, RefineState
+    from verglas.algorithms.em.refine_state import RefineConfig, RefineState
 
 __all__ = ["Inputs", "Outputs", "RefineLocalParams", "run"]
 
@@ -93,7 +93,7 @@ class Outputs(Ports):
 
 
 def _config(params: RefineLocalParams, inputs: Inputs, stack: ParticleStack, seed: int) -> Any:
-    from verglas.algorithms.em.refine import RefineConfig
+    from verglas.algorithms.em.refine_state import RefineConfig
 
     extent = stack.box_px * stack.pixel_size_angst
     diameter = diameter_of(params.diameter_angst, inputs.particles, extent)
@@ -211,7 +211,7 @@ def _local_start(
     import dataclasses
 
     from verglas.algorithms.em.plan import MOST_SEARCHES
-    from verglas.algorithms.em.refine import initial_state
+    from verglas.algorithms.em.refine_start import initial_state
     from verglas.kernels.fourier import irfft3, rfft3
     from verglas.kernels.fsc import shell_index
 
