@@ -12,8 +12,9 @@ from verglas.api.exchange import resolve_input
 from verglas.api.project import Project
 from verglas.cli.main import app
 from verglas.engine.placement import Placement
-from verglas.io.mrc import read_mrc
+from verglas.io.mrc import read_mrc, write_mrc
 from verglas.io.star import read_star
+from verglas.kernels.masks import soft_sphere
 
 SMALL = ("--n-particles", "6", "--box-px", "32", "--pixel-size-angst", "6", "--workers", "0")
 LEFT_BEHIND = {"item_id", "source_id", "micrograph_id", "loglik"}
@@ -139,3 +140,18 @@ def test_any_table_is_exported_as_csv_and_parquet(simulated):
     assert simulated("export", "d2", "t.parquet", "-p", "s").code == 0
     assert pl.read_csv("t.csv")["defocus_u_angst"].len() == 6
     assert pl.read_parquet("t.parquet")["pixel_size_angst"].to_list() == [6.0] * 6
+
+
+def test_a_job_with_one_output_for_the_format_needs_no_port(simulated, tmp_path):
+    # the job gave particles, the same with poses, and a map
+    assert simulated("export", "j1", "map.mrc", "-p", "s").code == 0
+    assert read_mrc(tmp_path / "map.mrc")[0].shape == (32, 32, 32)
+    answer = simulated("export", "j1", "p.star", "-p", "s")
+    assert answer.code == 2
+    assert "j1.true_particles" in answer.err
+
+
+def test_masks_are_imported_by_kind(simulated, tmp_path):
+    write_mrc(tmp_path / "m.mrc", soft_sphere(16, 4.0, 3.0).numpy(), 6.0, is_stack=False)
+    answer = simulated("import", "m.mrc", "--kind", "masks", "-p", "s", "--workers", "0", "--json")
+    assert answer.json["protocol"] == "masks.import"

@@ -30,6 +30,7 @@ __all__ = [
     "export",
     "export_format",
     "import_file",
+    "resolve_export",
     "resolve_input",
 ]
 
@@ -46,6 +47,7 @@ _IMPORTERS: dict[str, tuple[str, str]] = {
     "coordinates": ("coordinates.import", "files"),
     "particles": ("particles.import", "file"),
     "volumes": ("volumes.import", "files"),
+    "masks": ("masks.import", "files"),
 }
 
 
@@ -131,6 +133,23 @@ def import_file(
     if job.number in known and _is_newer(path, job.record.ended):
         job = project.rerun(job, force=True, placement=placement, show=show)
     return job
+
+
+def resolve_export(project: "Project", text: str, form: ExportFormat) -> "DataSet":
+    """Find the data set that a person names; of a job's, the only one that the format holds.
+
+    Args:
+        project: that has it.
+        text: as `d41`, `j12.particles` or `j12`.
+        form: of the file.
+    """
+    holds = {"relion": _RELION_KINDS, "mrc": ("volumes", "masks")}.get(form)
+    if holds and re.fullmatch(r"j\d+", text.strip().lower()):
+        outputs = project.job(text).record.outputs
+        fitting = [output.id for output in outputs if output.kind in holds]
+        if len(fitting) == 1:
+            return project.dataset(fitting[0])
+    return project.dataset(text)
 
 
 def resolve_input(

@@ -33,11 +33,12 @@ def export_data(
 
     RELION starts from its project folder: write the file there, or use absolute paths.
     """
-    from verglas.api.exchange import export, export_format
+    from verglas.api.exchange import export, export_format, resolve_export
 
     with open_project(project_path) as project:
-        data = project.dataset(ref)
-        written = export(data, path, form=export_format(path, form), paths=paths)
+        chosen = export_format(path, form)
+        data = resolve_export(project, ref, chosen)
+        written = export(data, path, form=chosen, paths=paths)
     if as_json:
         print_json({"files": [str(file) for file in written], "n_items": data.n_items})
         return
@@ -53,7 +54,7 @@ def import_file(
     ],
     project_path: ProjectFolder = None,
     kind: Annotated[
-        Literal["micrographs", "coordinates", "particles", "volumes"] | None,
+        Literal["movies", "micrographs", "coordinates", "particles", "volumes", "masks"] | None,
         typer.Option(help="By the content of the file.", show_default=False),
     ] = None,
     pixel_size_angst: Annotated[
@@ -83,7 +84,7 @@ def import_file(
     workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
-    """Take a file into a project: micrographs with CTF, coordinates, particles, maps."""
+    """Take a file into a project: micrographs with CTF, coordinates, particles, maps, masks."""
     from verglas.api.exchange import import_file as take_in
 
     values: dict[str, Any] = {**_pairs(inputs or []), **_pairs(settings or [])}

@@ -364,6 +364,7 @@ _SENTENCES: dict[str, Callable[[MethodStep], str]] = {
     "coordinates.import": _import_other,
     "particles.import": _import_other,
     "volumes.import": _import_other,
+    "masks.import": _import_other,
     "particles.extract": _extract,
     "particles.classify_2d": _classify_2d,
     "classes2d.select": _select_classes,

@@ -6,19 +6,22 @@ Files are linked by path, never copied. The pixel size may be left empty where t
 give it; where they disagree with what was given, a warning says so and the given value counts.
 """
 
-import glob
-from dataclasses import dataclass
-from pathlib import Path
-
 import polars as pl
 
-from verglas.core.errors import FormatError, ParamsError, UserError
+from verglas.core.errors import ParamsError, UserError
 from verglas.model import VOLUMES, DataSet
+from verglas.protocols.importing._map_files import (
+    MapFile,
+    find_maps,
+    inspect_map,
+    optics_of,
+    pixel_size_of,
+)
 from verglas.sdk import Context, Params, Ports, param, port, protocol
 
 __all__ = ["ImportParams", "Inputs", "Outputs", "run"]
 
-_TOLERANCE = 0.005  # relative difference of pixel sizes that is more than rounding
+_ID = "volumes.import"
 
 
 class ImportParams(Params):
@@ -47,63 +50,7 @@ class Outputs(Ports):
     volumes: DataSet = port(VOLUMES)
 
 
-@dataclass(frozen=True)
-class _Map:
-    """What the header of a map says."""
-
-    path: Path
-    box_px: int
-    pixel_size_angst: float | None
-
-
-def _find(ctx: Context, texts: list[str], name: str) -> list[Path]:
-    """List the files that paths or patterns name, each pattern sorted."""
-    files: list[Path] = []
-    for text in texts:
-        for base in dict.fromkeys((ctx.root, Path.cwd())):
-            path = base / Path(text).expanduser()
-            matches = [str(path)] if path.is_file() else sorted(glob.glob(str(path)))
-            if matches:
-                files.extend(Path(match) for match in matches)
-                break
-        else:
-            raise ParamsError(
-                f"volumes.import {name}: nothing matches {text!r}",
-                f"relative paths start from {str(ctx.root)!r} or the current folder",
-            )
-    return files
-
-
-def _inspect(path: Path) -> _Map:
-    from verglas.io.mrc import open_mrc
-
-    reader = open_mrc(path)
-    if len(set(reader.shape)) != 1:
-        raise FormatError(
-            f"{str(path)!r} is not a cube: got {reader.shape} voxels in z, y, x",
-            "pad or crop it to a cube first; a stack of images is not a map",
-        )
-    return _Map(path, reader.shape[0], reader.pixel_size_angst)
-
-
-def _pixel_size(ctx: Context, found: _Map, given: float | None) -> float:
-    """Decide the pixel size, warning where header and parameter disagree."""
-    header = found.pixel_size_angst
-    if given is None:
-        if header is None:
-            raise ParamsError(
-                f"volumes.import needs pixel_size_angst: {found.path.name} does not give it"
-            )
-        return round(header, 5)
-    if header is not None and abs(header / given - 1) > _TOLERANCE:
-        ctx.warn(
-            f"the header of {found.path.name} gives a pixel size of {header:.4f} Å: "
-            f"{given:g} Å is used as given"
-        )
-    return given
-
-
-def _check_half(whole: _Map, half: _Map) -> None:
+def _check_half(whole: MapFile, half: MapFile) -> None:
     if half.box_px != whole.box_px:
         raise UserError(
             f"half map {half.path.name} has {half.box_px} voxels along each axis, "
@@ -112,10 +59,12 @@ def _check_half(whole: _Map, half: _Map) -> None:
         )
 
 
-def _half_columns(ctx: Context, params: ImportParams, maps: list[_Map]) -> dict[str, list[str]]:
+def _half_columns(ctx: Context, params: ImportParams, maps: list[MapFile]) -> dict[str, list[str]]:
     columns = {}
     for i, texts in ((1, params.half_maps_1), (2, params.half_maps_2)):
-        halves = [_inspect(path) for path in _find(ctx, texts, f"half_maps_{i}")]
+        halves = [
+            inspect_map(path) for path in find_maps(ctx, texts, needed_by=f"{_ID} half_maps_{i}")
+        ]
         if len(halves) not in (0, len(maps)):
             raise ParamsError(
                 f"volumes.import half_maps_{i}: got {len(halves)} files, expected one for each "
@@ -130,7 +79,7 @@ def _half_columns(ctx: Context, params: ImportParams, maps: list[_Map]) -> dict[
     return columns
 
 
-@protocol("volumes.import", version=1, label="Import maps")
+@protocol(_ID, version=1, label="Import maps")
 def run(ctx: Context, params: ImportParams, inputs: Inputs) -> Outputs:
     """Look at each file and make one table."""
     from verglas.kernels.symmetry import parse_symmetry
@@ -139,21 +88,17 @@ def run(ctx: Context, params: ImportParams, inputs: Inputs) -> Outputs:
         symmetry = parse_symmetry(params.symmetry)
     except ValueError as error:
         raise ParamsError(f"volumes.import: {error}") from error
-    maps = [_inspect(path) for path in _find(ctx, params.files, "files")]
+    maps = [inspect_map(path) for path in find_maps(ctx, params.files, needed_by=f"{_ID} files")]
     halves = _half_columns(ctx, params, maps)
-    sizes = [_pixel_size(ctx, each, params.pixel_size_angst) for each in maps]
-    grids = pl.DataFrame({"pixel_size_angst": sizes, "box_px": [each.box_px for each in maps]})
-    optics = grids.unique(maintain_order=True).with_row_index("optics_group", offset=1)
-    optics = optics.cast({"optics_group": pl.Int64})
+    sizes = [pixel_size_of(ctx, each, params.pixel_size_angst, needed_by=_ID) for each in maps]
+    optics, group = optics_of(maps, sizes)
     rows = pl.DataFrame(
         {
             "image_path": [ctx.relative(each.path) for each in maps],
             "label": [each.path.name.split(".")[0] for each in maps],
             "symmetry": [symmetry] * len(maps),
             **halves,
-            "optics_group": grids.join(
-                optics, on=["pixel_size_angst", "box_px"], how="left", maintain_order="left"
-            )["optics_group"],
+            "optics_group": group,
         }
     )
     ctx.metric("n_volumes", rows.height)
