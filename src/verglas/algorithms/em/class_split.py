@@ -1,9 +1,10 @@
 """Divide views of known pose into classes, from classes drawn by lot.
 
 Each seed begins with random classes and climbs the likelihood of all its views at their
-poses, with the differences held at a given energy until they carry themselves. Seeds are
-compared by the evidence of views under differences made from the other half of the views,
-which no view can raise by its own noise.
+poses. At first the halves take turns: the views of one are divided by differences made from
+the other, held at a given energy, so that no view keeps to a class for holding its own noise.
+Once few views move, all views make the differences, and the prior says how large they are.
+Seeds are compared by the evidence of views under differences of the other half.
 """
 
 from dataclasses import dataclass
@@ -24,7 +25,6 @@ from verglas.kernels.symmetry import symmetry_operators
 __all__ = ["Split", "SplitConfig", "labels_agreement", "matched_labels", "split_views"]
 
 _GAIN = 100.0
-_HELD = 0.7  # of the iterations, at most
 _NEARLY_SETTLED, _SETTLED = 0.01, 1e-3  # of the views
 _FEWEST_SHARE = 0.01  # of an even share, for the prior
 
@@ -36,14 +36,14 @@ class SplitConfig:
     Attributes:
         n_classes: number of classes.
         symmetry: point group.
-        iterations: at most; differences are held until few views move.
+        iterations: at most, with differences held and then without, each until few views move.
         energy: log units at which differences are held.
         tau: factor on the SNR of the differences.
     """
 
     n_classes: int
     symmetry: str = "C1"
-    iterations: int = 32
+    iterations: int = 24
     energy: float = 1.0
     tau: float = 1.0
 
@@ -88,10 +88,10 @@ class _Task:
         half_volumes = self.grid.half_volumes(maps)
         return References(half_volumes, share.log(), self.grid.padding, planar=False)
 
-    def scores(self, maps: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
-        """Score all views, by half, `[b, c]`."""
-        references = self.references(maps, share)
-        return score_known(self.halves[0], references), score_known(self.halves[1], references)
+    def divided(self, half: int, maps: Tensor, share: Tensor) -> Tensor:
+        """Return the probabilities of the views of a half, `[b, c]`."""
+        scores = score_known(self.halves[half], self.references(maps, share))
+        return scores.softmax(1).float()
 
     def gain(self, mean: Tensor, differences: Differences, share: Tensor) -> float:
         """Compare the evidence of the classes with that of the mean, each half by the other."""
@@ -107,10 +107,9 @@ class _Task:
 def _held(maps: Tensor, shell_weight: Tensor, energy: float) -> Tensor:
     """Bring differences to an energy at which they lead and do not bind.
 
-    From classes drawn by lot the differences are noise with a trace of what varies. As large
-    as they are, each view would stay with its own noise; too small, and the prior would end
-    them. Between, the expectation is nearly linear in them, and iterating while their energy
-    is held is a power iteration for what varies most, as in `map_step.lift_odd_part`.
+    From classes drawn by lot the differences are noise with a trace of what varies, which the
+    prior would end. Small but held, they leave the expectation nearly linear in them, and
+    iterating is a power iteration for what varies most, as in `map_step.lift_odd_part`.
 
     Args:
         maps: `[c, n, n, n]`, the differences.
@@ -162,32 +161,79 @@ def split_views(
     )
     task = _Task((first, second), grid, symmetry_operators(config.symmetry))
     shell_weight = shell_sums(torch.cat([first.weight, second.weight]), here.disc).mean(0)
-    c = config.n_classes
     # the mean of all views does not depend on their classes
     mean = mean_map(task.sums((torch.ones(len(first), 1), torch.ones(len(second), 1))))
     generator = torch.Generator().manual_seed(seed)
-    label = torch.randint(c, (len(here),), generator=generator)
-    even = torch.full((c,), 1 / c)
-    probability = torch.nn.functional.one_hot(label, c).float()
-    held, share = True, even
-    for iteration in range(config.iterations):
-        parts = (probability[places[0]], probability[places[1]])
-        found = differences_of(task.sums(parts), tau=config.tau, focus=focus).maps()
-        if held:
-            found = _held(found, shell_weight, config.energy)
-        else:
-            share = probability.mean(0).clamp_min(_FEWEST_SHARE / c)
-        for place, scores in zip(places, task.scores(mean + found, share), strict=True):
-            probability[place] = scores.softmax(1).float()
-        before, label = label, probability.argmax(1)
-        moved = float((before != label).float().mean())
-        if not held and moved < _SETTLED:
-            break
-        held = held and iteration < _HELD * config.iterations and moved > _NEARLY_SETTLED
-    parts = (probability[places[0]], probability[places[1]])
+    c = config.n_classes
+    drawn = torch.nn.functional.one_hot(torch.randint(c, (len(here),), generator=generator), c)
+    at_first = (drawn[places[0]].float(), drawn[places[1]].float())
+    led = _led_by_each_other(task, config, mean, at_first, shell_weight, focus)
+    parts, share = _led_by_all(task, config, mean, led, focus)
+    probability = torch.empty(len(here), c)
+    for place, part in zip(places, parts, strict=True):
+        probability[place] = part
     differences = differences_of(task.sums(parts), tau=config.tau, focus=focus)
-    gain = task.gain(mean, differences, share)
-    return Split(mean + differences.maps(), share, label, probability.amax(1), gain)
+    return Split(
+        maps=mean + differences.maps(),
+        share=share,
+        label=probability.argmax(1),
+        probability=probability.amax(1),
+        gain_loglik=task.gain(mean, differences, share),
+    )
+
+
+_Parts = tuple[Tensor, Tensor]
+"""Probabilities of the classes, `[b, c]`, of the views of each half."""
+
+
+def _moved(before: _Parts, after: _Parts) -> float:
+    """Return the share of the views whose likeliest class is another one."""
+    changed = [a.argmax(1) != b.argmax(1) for a, b in zip(before, after, strict=True)]
+    return float(torch.cat(changed).float().mean())
+
+
+def _led_by_each_other(
+    task: _Task,
+    config: SplitConfig,
+    mean: Tensor,
+    parts: _Parts,
+    shell_weight: Tensor,
+    focus: Tensor | None,
+) -> _Parts:
+    """Divide each half by the held differences of the other, in turns, until few views move.
+
+    Led by differences of all views, 9 of 16 random starts on 1,000 simulated particles of SNR
+    0.5 never left the classes that were drawn, and ended as one; in turns none of 12 did.
+    """
+    even = torch.full((config.n_classes,), 1 / config.n_classes)
+    for _ in range(config.iterations):
+        before = parts
+        for half in (0, 1):
+            found = differences_of(task.sums(parts), tau=config.tau, focus=focus)
+            held = _held(found.of_half(1 - half), shell_weight, config.energy)
+            new = task.divided(half, mean + held, even)
+            parts = (new, parts[1]) if half == 0 else (parts[0], new)
+        if _moved(before, parts) < _NEARLY_SETTLED:
+            break
+    return parts
+
+
+def _led_by_all(
+    task: _Task, config: SplitConfig, mean: Tensor, parts: _Parts, focus: Tensor | None
+) -> tuple[_Parts, Tensor]:
+    """Divide all views by the differences that the prior leaves; return the classes' shares too."""
+    share = torch.full((config.n_classes,), 1 / config.n_classes)
+    for _ in range(config.iterations):
+        before = parts
+        found = differences_of(task.sums(parts), tau=config.tau, focus=focus).maps()
+        share = torch.cat(parts).mean(0).clamp_min(_FEWEST_SHARE / config.n_classes)
+        parts = (
+            task.divided(0, mean + found, share),
+            task.divided(1, mean + found, share),
+        )
+        if _moved(before, parts) < _SETTLED:
+            break
+    return parts, share
 
 
 def matched_labels(reference: Tensor, other: Tensor, n_classes: int) -> Tensor:

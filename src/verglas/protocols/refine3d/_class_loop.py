@@ -47,6 +47,11 @@ class Divided:
     gain_loglik: float
     agreement: float | None
 
+    @property
+    def is_supported(self) -> bool:
+        """Whether classes explain unseen particles better than one map does."""
+        return self.gain_loglik > 0
+
 
 @dataclass(frozen=True)
 class Found:

@@ -18,7 +18,6 @@ __all__ = ["check_diameter", "mask_map", "parsed_symmetry", "reference_map", "wi
 
 _FEWEST = 40
 _IMAGE = ("image_path", "image_slice")
-_LEAST_KEPT = 0.05  # of a map's power, by a mask
 
 
 def with_halves(stack: ParticleStack, seed: int, *, needed_by: str) -> pl.DataFrame:
@@ -108,7 +107,12 @@ def reference_map(ctx: Context, volumes: DataSet, config: "RefineConfig", row: i
 
 
 def mask_map(
-    ctx: Context, masks: DataSet | None, config: "RefineConfig", reference: "Tensor | None" = None
+    ctx: Context,
+    masks: DataSet | None,
+    config: "RefineConfig",
+    reference: "Tensor | None" = None,
+    *,
+    least_kept: float = 0.05,
 ) -> "Tensor | None":
     """Bring a mask onto the box of the particles, `[box, box, box]` in [0, 1].
 
@@ -117,6 +121,7 @@ def mask_map(
         masks: its first row is taken; None for no mask.
         config: sizes.
         reference: a map of which the mask must keep something.
+        least_kept: of the reference's power.
     """
     from verglas.algorithms.em.refine_start import fit_to_box
 
@@ -138,9 +143,9 @@ def mask_map(
     mask = fit_to_box(volume, pixel_size_angst=pixel, config=config).clamp(0, 1)
     if reference is not None:
         kept = float((reference * mask).square().sum() / reference.square().sum().clamp_min(1e-30))
-        if kept < _LEAST_KEPT:
+        if kept < least_kept:
             raise PortError(
-                f"the mask leaves {100 * kept:.1f} % of the reference's power",
+                f"the mask leaves {100 * kept:.2g} % of the reference's power",
                 "give a mask that covers the particle, made in the reference's frame",
             )
     return mask

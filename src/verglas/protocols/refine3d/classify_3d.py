@@ -4,8 +4,9 @@ Poses come first: by a short refinement of one map (given as `reference`, at low
 or, with `align` off, from the particles themselves. At these poses the particles are divided
 from several random starts; `agreement` tells which share of them the second best start puts
 into the same class, and `gain_loglik` by how much classes made of one half of the particles
-explain the other half better than one map does. Near zero or below, the data do not support
-different classes. Then poses and classes are followed together until few particles change.
+explain the other half better than one map does. At zero or below the data do not support
+different classes: a warning says so, and the classes that are given mean nothing. Otherwise
+poses and classes are followed together until few particles change.
 
 With as many maps as classes for a `reference` the classes start from those instead. A mask
 says where classes may differ; elsewhere they share the mean. Maps are filtered for comparison,
@@ -13,7 +14,7 @@ and their resolution is not of a gold standard: refine the particles of a class 
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -54,6 +55,8 @@ __all__ = ["Classify3dParams", "Inputs", "Outputs", "run"]
 
 _ID = "particles.classify_3d"
 _SURE = 0.8
+_SETTLED = 0.02  # of the particles
+_LEAST_FOCUS = 1e-3  # of the reference's power: where classes differ may be small
 _ALIGNMENTS = 8  # iterations of the first map at most
 _FEWEST_ALIGNMENTS = 6  # poses and noise still improve when particles no longer jump
 _LOW_PASS_ANGST = 30.0
@@ -228,6 +231,9 @@ def _from_one(job: _Job) -> tuple["ClassifyConfig", Found]:
     )
     _tell(job, divided)
     ctx.progress(2, 3, "classes")
+    if not divided.is_supported:
+        # there is nothing to follow; one pass gives every particle a class
+        config = replace(config, refine=replace(config.refine, max_iterations=1))
     return config, follow_classes(ctx, job.rows, config, divided.state, poses, job.focus)
 
 
@@ -235,19 +241,19 @@ def _tell(job: _Job, divided: Divided) -> None:
     """Report how sure the classes are."""
     ctx = job.ctx
     ctx.metric("gain_loglik", divided.gain_loglik)
-    if divided.agreement is not None:
+    if not divided.is_supported:
+        ctx.warn(
+            "classes made of one half of the particles do not explain the other half better than "
+            f"one map (by {divided.gain_loglik:.2f} log units a particle): the data do not "
+            "support different classes"
+        )
+    elif divided.agreement is not None:
         ctx.metric("agreement", divided.agreement)
         if divided.agreement < _SURE:
             ctx.warn(
                 f"no second start found the same classes (agreement {divided.agreement:.2f}, by "
                 f"lot {1 / job.params.n_classes:.2f} or more): raise n_seeds, or look for fewer"
             )
-    if divided.gain_loglik <= 0:
-        ctx.warn(
-            "classes made of one half of the particles do not explain the other half better than "
-            f"one map (by {divided.gain_loglik:.2f} log units a particle): the data do not "
-            "support different classes"
-        )
 
 
 def _from_maps(job: _Job) -> tuple["ClassifyConfig", Found]:
@@ -275,7 +281,7 @@ def _from_maps(job: _Job) -> tuple["ClassifyConfig", Found]:
 
 @protocol(
     "particles.classify_3d",
-    version=1,
+    version=2,
     label="Classify particles in 3D",
     citations=("10.1016/j.jsb.2012.09.006", "10.1038/nmeth992"),
 )
@@ -287,13 +293,13 @@ def run(ctx: Context, params: Classify3dParams, inputs: Inputs) -> Outputs:
     reference = None
     if inputs.reference is not None:
         reference = reference_map(ctx, inputs.reference, refine)
-    focus = mask_map(ctx, inputs.mask, refine, reference)
+    focus = mask_map(ctx, inputs.mask, refine, reference, least_kept=_LEAST_FOCUS)
     stack, noise = initial_noise(ctx, stack, radius=refine.max_radius)
     rows = with_halves(stack, ctx.seed, needed_by=_ID)
     job = _Job(ctx, params, inputs, rows, noise, refine, focus)
     config, found = (_from_maps if n_maps > 1 else _from_one)(job)
     state = found.state
-    if state.iteration >= params.max_iterations and state.changed > 0.02:
+    if state.iteration >= params.max_iterations and state.changed > _SETTLED:
         ctx.warn(
             f"stopped after {state.iteration} iterations, while {100 * state.changed:.0f} % of the "
             "particles changed their class"
