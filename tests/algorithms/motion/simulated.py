@@ -41,13 +41,19 @@ def scene(size, rng, contrast):
     return scipy.fft.irfft2(fine, s=(2 * n, 2 * n)) * 4.0
 
 
-def moving_movie(size, path, *, local=None, counts=1.44, contrast=0.1, seed=0, gain=1.0):
+def moving_movie(size, path, *, local=None, counts=1.44, contrast=0.1, seed=0, gain=1.0, film=0.0):
     """Make a movie whose features lie at p + path[f] + local(u, v, f) in frame f.
 
-    `local` gets places from -0.5 to 0.5 and returns x and y displacements in pixels.
+    `local` gets places from -0.5 to 0.5 and returns x and y displacements in pixels. `film`
+    is the contrast of a dark film with a wavy edge on the right half.
     """
     rng = np.random.default_rng(seed)
-    field = spline_filter(scene(size, rng, contrast), order=3)
+    field = scene(size, rng, contrast)
+    if film:
+        rows, columns = np.mgrid[: len(field), : len(field)] / len(field) - 0.5
+        inside = 1.0 / (1.0 + np.exp(-(columns + 0.05 * np.sin(12.0 * rows)) * 60.0))
+        field = field * (1.0 - inside) + inside * (scene(size, rng, film) - 2.0 * film)
+    field = spline_filter(field, order=3)
     v, u = np.mgrid[:size, :size] / size - 0.5
     frames = np.empty((len(path), size, size), np.uint8)
     for f, (x, y) in enumerate(path):

@@ -86,6 +86,17 @@ def test_standard_error_agrees_with_the_errors_made():
     assert 0.6 < np.sqrt(np.mean(squares) / np.mean(stated)) < 1.6
 
 
+def test_a_film_at_one_side_does_not_spoil_the_motion_of_the_other():
+    # 320 x 320 x 12, 3 counts a pixel, contrast 0.08 beside a film of 0.25; local motion 0.6 px RMS
+    path = drift(12, 2)
+    movie = moving_movie(320, path, local=bend, counts=3.0, contrast=0.08, seed=5, film=0.25)
+    config = AlignConfig(patch_angst=90.0, with_halves=False)
+    found = align_movie(movie, config, pixel_size_angst=PIXEL)
+    truth, x, y = true_field(path, bend, movie.shape)
+    assert found.motion.order.is_local
+    assert rms(found.motion.on_grid(x, y) / PIXEL - truth) <= 0.15
+
+
 def test_first_frame_is_the_reference(bent):
     _, _, found = bent
     x = np.linspace(0.0, 400.0, 5)

@@ -8,11 +8,21 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-__all__ = ["compare_frames"]
+__all__ = ["compare_frames", "frame_powers"]
 
 Real = NDArray[np.float32]
 Double = NDArray[np.float64]
 Ends = NDArray[np.int32]
+
+
+@njit(inline="always", fastmath=True, cache=True)
+def _powers(angle: float, cosine: Real, sine: Real) -> None:
+    """Fill exp(i j angle) for all j, each from the one before."""
+    step_re, step_im = np.cos(angle), np.sin(angle)
+    re, im = 1.0, 0.0
+    for j in range(cosine.shape[0]):
+        cosine[j], sine[j] = re, im
+        re, im = re * step_re - im * step_im, re * step_im + im * step_re
 
 
 @njit(inline="always", fastmath=True, cache=True)
@@ -29,16 +39,13 @@ def _turn(
     sum_im: Real,
 ) -> None:
     """Multiply a transform by exp(2 pi i k.(x, y)), k in cycles per patch, and add it to sums."""
-    n_rows = (re.shape[0] + 1) // 2
-    columns = re.shape[1]
+    n_rows, columns = re.shape
     cx, sx = np.empty(columns, np.float32), np.empty(columns, np.float32)
-    for j in range(columns):
-        angle = 2.0 * np.pi * x * j / size
-        cx[j], sx[j] = np.cos(angle), np.sin(angle)
-    for i in range(re.shape[0]):
-        ky = i if i < n_rows else i - re.shape[0]
-        angle = 2.0 * np.pi * y * ky / size
-        c, s = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+    _powers(2.0 * np.pi * x / size, cx, sx)
+    cy, sy = np.empty(n_rows // 2 + 1, np.float32), np.empty(n_rows // 2 + 1, np.float32)
+    _powers(2.0 * np.pi * y / size, cy, sy)
+    for i in range(n_rows):
+        c, s = (cy[i], sy[i]) if 2 * i < n_rows else (cy[n_rows - i], -sy[n_rows - i])
         for j in range(ends[i]):
             a = c * cx[j] - s * sx[j]
             b = s * cx[j] + c * sx[j]
@@ -50,74 +57,93 @@ def _turn(
 
 
 @njit(inline="always", fastmath=True, cache=True)
-def _near_sums(re: Real, im: Real, memory: Real, ends: Ends, out_re: Real, out_im: Real) -> None:
-    """Add to each frame the others, each times memory to the power of its distance in time."""
+def _earlier_sums(re: Real, im: Real, memory: Real, ends: Ends, out_re: Real, out_im: Real) -> None:
+    """Add to each frame those before it, each times memory to the power of its distance."""
     n_frames, n_rows, _ = re.shape
-    for i in range(n_rows):
-        for j in range(ends[i]):
-            out_re[0, i, j] = re[0, i, j]
-            out_im[0, i, j] = im[0, i, j]
+    out_re[0] = re[0]
+    out_im[0] = im[0]
     for f in range(1, n_frames):
         for i in range(n_rows):
             for j in range(ends[i]):
                 out_re[f, i, j] = re[f, i, j] + memory[i, j] * out_re[f - 1, i, j]
                 out_im[f, i, j] = im[f, i, j] + memory[i, j] * out_im[f - 1, i, j]
-    later_re = np.zeros(re.shape[1:], np.float32)
-    later_im = np.zeros(re.shape[1:], np.float32)
-    for g in range(n_frames - 1):
-        f = n_frames - 2 - g
-        for i in range(n_rows):
-            for j in range(ends[i]):
-                later_re[i, j] = memory[i, j] * (later_re[i, j] + re[f + 1, i, j])
-                later_im[i, j] = memory[i, j] * (later_im[i, j] + im[f + 1, i, j])
-                out_re[f, i, j] += later_re[i, j]
-                out_im[f, i, j] += later_im[i, j]
 
 
 @njit(inline="always", fastmath=True, cache=True)
-def _weigh(
-    re: Real, im: Real, other_re: Real, other_im: Real, weight: Real, ends: Ends, power: Double
-) -> tuple[float, float]:
-    """Multiply two transforms, and then the first one by its weights.
-
-    Returns:
-        The weighted product, and the same times squared frequency in cycles per patch.
-    """
-    n_rows = re.shape[0]
-    total, curved = 0.0, 0.0
-    for i in range(n_rows):
-        ky = i if 2 * i < n_rows else i - n_rows
-        row, row_curved = np.float32(0.0), np.float32(0.0)
+def _weigh(product: Real, weight: Real, ends: Ends, power: Double) -> float:
+    """Add powers to those of other patches; the sum of them with weights."""
+    total = 0.0
+    for i in range(product.shape[0]):
+        row = np.float32(0.0)
         for j in range(ends[i]):
-            product = re[i, j] * other_re[i, j] + im[i, j] * other_im[i, j]
-            power[i, j] += product
-            row += weight[i, j] * product
-            row_curved += weight[i, j] * product * np.float32(ky * ky + j * j)
-        for j in range(ends[i]):
-            re[i, j] *= weight[i, j]
-            im[i, j] *= weight[i, j]
+            power[i, j] += product[i, j]
+            row += weight[i, j] * product[i, j]
         total += float(row)
-        curved += float(row_curved)
-    return total, curved
+    return total
 
 
 @njit(inline="always", fastmath=True, cache=True)
 def _slopes(
-    target_re: Real, target_im: Real, re: Real, im: Real, ends: Ends
+    target_re: Real,
+    target_im: Real,
+    re: Real,
+    im: Real,
+    ky: Real,
+    ends: Ends,
 ) -> tuple[float, float]:
     """Turn of a frame against its target, times frequency along x and y."""
-    n_rows = re.shape[0]
     along_x, along_y = 0.0, 0.0
-    for i in range(n_rows):
-        ky = i if 2 * i < n_rows else i - n_rows
+    for i in range(re.shape[0]):
         row_x, row_y = np.float32(0.0), np.float32(0.0)
         for j in range(ends[i]):
             cross = target_re[i, j] * im[i, j] - target_im[i, j] * re[i, j]
             row_x += cross * np.float32(j)
             row_y += cross
         along_x += float(row_x)
-        along_y += float(ky * row_y)
+        along_y += float(ky[i] * row_y)
     return along_x, along_y
+
+
+@njit(inline="always", fastmath=True, cache=True)
+def _near_slopes(
+    earlier_re: Real, earlier_im: Real, later_re: Real, later_im: Real, next_re: Real,
+    next_im: Real, re: Real, im: Real, memory: Real, weight: Real, is_last: bool, ky: Real,
+    ends: Ends, product: Real,
+) -> tuple[float, float]:  # fmt: skip
+    """Turn of a frame against those near in time, times frequency along x and y.
+
+    The sums over later frames go on by one frame, and the products of the frame with those
+    near it are added to `product`.
+    """
+    along_x, along_y = 0.0, 0.0
+    for i in range(re.shape[0]):
+        row_x, row_y = np.float32(0.0), np.float32(0.0)
+        if not is_last:
+            for j in range(ends[i]):
+                later_re[i, j] = memory[i, j] * (later_re[i, j] + next_re[i, j])
+                later_im[i, j] = memory[i, j] * (later_im[i, j] + next_im[i, j])
+        for j in range(ends[i]):
+            near_re = earlier_re[i, j] + later_re[i, j]
+            near_im = earlier_im[i, j] + later_im[i, j]
+            product[i, j] += near_re * re[i, j] + near_im * im[i, j]
+            cross = weight[i, j] * (near_re * im[i, j] - near_im * re[i, j])
+            row_x += cross * np.float32(j)
+            row_y += cross
+        along_x += float(row_x)
+        along_y += float(ky[i] * row_y)
+    return along_x, along_y
+
+
+@njit(nogil=True, fastmath=True, cache=True)
+def frame_powers(re: Real, im: Real, own: Real) -> None:
+    """Add the powers of all frames of each patch: `[p, f, r, c]` to `[p, r, c]`."""
+    own[:] = 0.0
+    n_patches, n_frames, n_rows, n_columns = re.shape
+    for p in range(n_patches):
+        for f in range(n_frames):
+            for i in range(n_rows):
+                for j in range(n_columns):
+                    own[p, i, j] += re[p, f, i, j] ** 2 + im[p, f, i, j] ** 2
 
 
 @njit(nogil=True, fastmath=True, cache=True)
@@ -131,9 +157,9 @@ def compare_frames(
     has_near: bool,
     ends: Ends,
     size: int,
+    lasting: Double,
     loglik: Double,
     gradient: Double,
-    curvature: Double,
     power: Double,
     near_power: Double,
 ) -> None:
@@ -143,50 +169,61 @@ def compare_frames(
         re, im: `[p, f, r, c]`, transforms of patches in frames: rows of frequencies 0 to
             `(r - 1) / 2` and their negatives, columns 0 to `c - 1`.
         displacement: `[p, f, 2]`, x and y, of a feature in each frame, in pixels of the patch.
-        weight: `[r, c]`, of the power of the sum of frames; half for column 0.
+        weight: `[p, r, c]`, of the power of the sum of frames; half for column 0.
         near_weight: `[r, c]`, of the products of frames with those near in time.
         memory: `[r, c]`, how much of a frame's signal is in the next one.
         has_near: whether `near_weight` counts.
         ends: `[r]`, columns of each row that count; what lies behind is not looked at.
         size: of the patch in pixels.
+        lasting: `[p]`, gets the part of the likelihood that the sums of all frames make.
         loglik: `[p]`, gets the likelihood.
         gradient: `[p, f, 2]`, gets its derivative by displacement, a pixel.
-        curvature: `[p]`, gets the weighted powers times squared frequency (radians a
-            pixel, mean of x and y).
         power: `[r, c]`, the power of the sum of frames is added to it.
         near_power: `[r, c]`, the same of products of frames near in time.
     """
     n_patches, n_frames, n_rows, n_columns = re.shape
     unit = 2.0 * np.pi / size
-    turned_re = np.empty((n_frames, n_rows, n_columns), np.float32)
-    turned_im = np.empty((n_frames, n_rows, n_columns), np.float32)
-    sum_re = np.empty((n_rows, n_columns), np.float32)
-    sum_im = np.empty((n_rows, n_columns), np.float32)
-    near_re = np.empty((n_frames if has_near else 0, n_rows, n_columns), np.float32)
-    near_im = np.empty((n_frames if has_near else 0, n_rows, n_columns), np.float32)
+    ky = np.arange(n_rows).astype(np.float32)
+    ky[(n_rows + 1) // 2 :] -= np.float32(n_rows)
+    shape = (n_frames, n_rows, n_columns)
+    near_shape = (n_frames if has_near else 0, n_rows, n_columns)
+    turned_re, turned_im = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    earlier_re, earlier_im = np.zeros(near_shape, np.float32), np.zeros(near_shape, np.float32)
+    later_re, later_im = np.zeros(shape[1:], np.float32), np.zeros(shape[1:], np.float32)
+    sum_re, sum_im = np.zeros(shape[1:], np.float32), np.zeros(shape[1:], np.float32)
+    product = np.zeros(shape[1:], np.float32)
     for p in range(n_patches):
         sum_re[:] = 0.0
         sum_im[:] = 0.0
         for f in range(n_frames):
             x, y = displacement[p, f]
-            _turn(re[p, f], im[p, f], x, y, ends, size, turned_re[f], turned_im[f], sum_re, sum_im)
-        total, curved = _weigh(sum_re, sum_im, sum_re, sum_im, weight, ends, power)
-        if has_near:
-            _near_sums(turned_re, turned_im, memory, ends, near_re, near_im)
-            for f in range(n_frames):
-                own, own_curved = _weigh(
-                    near_re[f], near_im[f], turned_re[f], turned_im[f], near_weight, ends,
-                    near_power,
-                )  # fmt: skip
-                total += own
-                curved += own_curved
-        loglik[p] = total
-        curvature[p] = 0.5 * unit * unit * curved
+            _turn(
+                re[p, f], im[p, f], x, y, ends, size, turned_re[f], turned_im[f],
+                sum_re, sum_im,
+            )  # fmt: skip
+        product[:] = sum_re * sum_re + sum_im * sum_im
+        total = _weigh(product, weight[p], ends, power)
+        lasting[p] = total
+        sum_re *= weight[p]
+        sum_im *= weight[p]
         for f in range(n_frames):
-            along_x, along_y = _slopes(sum_re, sum_im, turned_re[f], turned_im[f], ends)
-            if has_near:
-                near_x, near_y = _slopes(near_re[f], near_im[f], turned_re[f], turned_im[f], ends)
-                along_x += near_x
-                along_y += near_y
+            along_x, along_y = _slopes(sum_re, sum_im, turned_re[f], turned_im[f], ky, ends)
             gradient[p, f, 0] = -2.0 * unit * along_x
             gradient[p, f, 1] = -2.0 * unit * along_y
+        if has_near:
+            product[:] = 0.0
+            later_re[:] = 0.0
+            later_im[:] = 0.0
+            _earlier_sums(turned_re, turned_im, memory, ends, earlier_re, earlier_im)
+            for back in range(n_frames):
+                f = n_frames - 1 - back
+                after = min(f + 1, n_frames - 1)
+                along_x, along_y = _near_slopes(
+                    earlier_re[f], earlier_im[f], later_re, later_im, turned_re[after],
+                    turned_im[after], turned_re[f], turned_im[f], memory, near_weight, back == 0,
+                    ky, ends, product,
+                )  # fmt: skip
+                gradient[p, f, 0] -= 2.0 * unit * along_x
+                gradient[p, f, 1] -= 2.0 * unit * along_y
+            total += _weigh(product, near_weight, ends, near_power)
+        loglik[p] = total

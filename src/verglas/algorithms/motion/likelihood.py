@@ -39,7 +39,8 @@ log = logging.getLogger(__name__)
 Double = NDArray[np.float64]
 Real = NDArray[np.float32]
 
-_LOCAL_SPREAD_PX = 20.0  # prior of a control point
+_LOCAL_SPREAD_PX = 3.0  # first guess of how far control points lie from the whole frame
+_SPREADS_PX = (0.05, 20.0)
 _LEAST_NEAR_SHARE = 0.15
 _LONGEST_STEP_PX = 3.0
 
@@ -57,6 +58,9 @@ class Fit:
             coefficients.
         spectra: of the last iteration.
         roughness: `[f - 1, f - 1]`, precision of a prior of the path of frames 1 and on.
+        spread_px: prior of the coefficients, learnt from themselves: where nothing tells of the
+            motion, a place moves with the whole frame.
+        n_free: coefficients of one axis that the data determine, rather than the prior.
     """
 
     order: MotionOrder
@@ -66,6 +70,8 @@ class Fit:
     curvature: Double
     spectra: Spectra | None = None
     roughness: Double | None = None
+    spread_px: float = _LOCAL_SPREAD_PX
+    n_free: float = 0.0
 
     def displacement(self) -> Double:
         """`[p, f, 2]` at the patches."""
@@ -136,9 +142,9 @@ def evaluate(
     """
     first, last, _ = chosen.indices(len(patches.grid))
     count, n_frames = last - first, patches.n_frames
-    loglik, curved = np.empty(count), np.empty(count)
+    lasting, loglik = np.empty(count), np.empty(count)
     gradient = np.empty((count, n_frames, 2))
-    powers = np.zeros((2, threads, *spectra.weight.shape))
+    powers = np.zeros((2, threads, *spectra.memory.shape))
     left = displacement - patches.start
     bounds = np.linspace(first, last, threads + 1).astype(int)
     has_near = bool(spectra.memory.any())
@@ -147,17 +153,15 @@ def evaluate(
         a, b = bounds[i], bounds[i + 1]
         own = slice(a - first, b - first)
         compare_frames(
-            patches.re[a:b], patches.im[a:b], left[a:b], spectra.weight, spectra.near_weight,
+            patches.re[a:b], patches.im[a:b], left[a:b], spectra.weight[a:b], spectra.near_weight,
             spectra.memory, has_near, patches.ends, patches.grid.size,
-            loglik[own], gradient[own], curved[own], powers[0, i], powers[1, i],
+            lasting[own], loglik[own], gradient[own], powers[0, i], powers[1, i],
         )  # fmt: skip
 
     list(pool.map(part, range(threads)))
-    radians2 = 0.5 * (2.0 * np.pi / patches.grid.size * patches.radius) ** 2
-    total_weight = spectra.weight + spectra.near_weight
-    alone = np.tensordot(patches.own[first:last], total_weight * radians2, 2)
+    alone = (patches.own_by_shell[first:last] * spectra.weight_by_shell[first:last]).sum(axis=1)
     power, near_power = powers.sum(axis=1)
-    return Evidence(loglik, gradient, curved - alone, power, near_power)
+    return Evidence(loglik, gradient, lasting - alone, power, near_power)
 
 
 def add_fading_signal(
@@ -175,7 +179,7 @@ def add_fading_signal(
     every = slice(None)
     blank = blank_spectra(patches, memory)
     evidence = evaluate(patches, fit.displacement(), blank, every, pool, threads)
-    spectra = measure_spectra(patches, evidence, blank.memory, every)
+    spectra = measure_spectra(patches, evidence, blank, every)
     if spectra.near_share < _LEAST_NEAR_SHARE:
         return fit
     log.debug("%.0f %% of the likelihood is of fading signal", 100 * spectra.near_share)
@@ -191,6 +195,7 @@ def fit_motion(
     *,
     max_iterations: int = 12,
     done_px: float = 0.01,
+    holds_path: bool = False,
 ) -> Fit:
     """Improve a motion by Newton steps with the expected curvature.
 
@@ -202,17 +207,18 @@ def fit_motion(
         threads: how many parts to make.
         max_iterations: at most so many passes.
         done_px: a smaller step ends them.
+        holds_path: leave the path of the whole frame as it is.
     """
     spectra = fit.spectra
     for _ in range(max_iterations):
         displacement = fit.displacement()
-        if spectra is None or not spectra.multiplicity.any():
+        if spectra is None or not spectra.coupling.any():
             spectra = blank_spectra(patches) if spectra is None else spectra
             evidence = evaluate(patches, displacement, spectra, chosen, pool, threads)
-            spectra = measure_spectra(patches, evidence, spectra.memory, chosen)
+            spectra = measure_spectra(patches, evidence, spectra, chosen)
         evidence = evaluate(patches, displacement, spectra, chosen, pool, threads)
-        spectra = measure_spectra(patches, evidence, spectra.memory, chosen)
-        step = _newton_step(replace(fit, spectra=spectra), evidence, chosen)
+        spectra = measure_spectra(patches, evidence, spectra, chosen)
+        step = _newton_step(replace(fit, spectra=spectra), evidence, chosen, holds_path=holds_path)
         far = float(np.abs(step.displacement()).max())
         if far > _LONGEST_STEP_PX:
             short = _LONGEST_STEP_PX / far
@@ -226,23 +232,40 @@ def fit_motion(
             curvature=step.curvature,
             spectra=spectra,
         )
+        fit = _with_spread(fit)
         moved = step.displacement()
         if float(np.sqrt((moved**2).sum(axis=2).mean())) < done_px:
             break
     return fit
 
 
-def _newton_step(fit: Fit, evidence: Evidence, chosen: slice) -> Fit:
+def _with_spread(fit: Fit) -> Fit:
+    """Learn how far control points lie from the whole frame, as they do after a step.
+
+    References: MacKay 1992, doi:10.1162/neco.1992.4.3.415 (evidence for a prior's width).
+    """
+    n_local = fit.coefficients_px.shape[0] * fit.coefficients_px.shape[1]
+    if not n_local:
+        return fit
+    variance = np.diag(np.linalg.inv(fit.curvature))[-n_local:]
+    n_free = n_local - float(variance.sum()) / fit.spread_px**2
+    square = float((fit.coefficients_px**2).sum()) / 2.0 + float(variance.sum())
+    spread = float(np.clip(np.sqrt(square / n_local), *_SPREADS_PX))
+    return replace(fit, spread_px=spread, n_free=n_free)
+
+
+def _newton_step(fit: Fit, evidence: Evidence, chosen: slice, *, holds_path: bool) -> Fit:
     """Solve for the change of all parameters; both axes have the same curvature."""
     if fit.spectra is None:
         raise ValueError("spectra must be measured before a step")
     n_frames = len(fit.path_px)
     space = fit.space[chosen]
-    coupling = fit.spectra.coupling
     # patches that hold more signal than others bend the likelihood more
-    typical = max(float(evidence.curvature.mean()), 1e-12)
-    strength = np.maximum(evidence.curvature / typical, 0.2)
-    path = coupling[1:, 1:] * strength.sum()
+    parts = (
+        (fit.spectra.information[chosen], fit.spectra.coupling),
+        (np.ones(len(space)), fit.spectra.near_coupling),
+    )
+    path = sum((share.sum() * coupling[1:, 1:] for share, coupling in parts), np.zeros(()))
     right = [evidence.gradient.sum(axis=0)[1:]]
     if fit.roughness is not None:
         path = path + fit.roughness
@@ -251,14 +274,20 @@ def _newton_step(fit: Fit, evidence: Evidence, chosen: slice) -> Fit:
     if fit.order.is_local:
         time = time_basis(n_frames, fit.order.n_t)
         n_local = space.shape[1] * time.shape[1]
-        mixed = np.kron(strength @ space, (coupling @ time)[1:])
-        local = np.kron((space * strength[:, None]).T @ space, time.T @ coupling @ time)
-        local += np.eye(n_local) / _LOCAL_SPREAD_PX**2
+        local = np.eye(n_local) / fit.spread_px**2
+        mixed = np.zeros((n_frames - 1, n_local))
+        for share, coupling in parts:
+            mixed += np.kron(share @ space, (coupling @ time)[1:])
+            local += np.kron((space * share[:, None]).T @ space, time.T @ coupling @ time)
         matrix = np.block([[path, mixed], [mixed.T, local]])
         pulled = np.einsum("pm,ft,pfc->mtc", space, time, evidence.gradient).reshape(n_local, 2)
-        right.append(pulled - fit.coefficients_px.reshape(n_local, 2) / _LOCAL_SPREAD_PX**2)
+        right.append(pulled - fit.coefficients_px.reshape(n_local, 2) / fit.spread_px**2)
+    if holds_path:
+        matrix, right = matrix[n_frames - 1 :, n_frames - 1 :], [np.zeros((0, 2)), *right[1:]]
     matrix = matrix + (1e-9 * float(np.trace(matrix)) / len(matrix) + 1e-12) * np.eye(len(matrix))
     solved = cho_solve(cho_factor(matrix), np.concatenate(right))
-    path_step = np.concatenate([np.zeros((1, 2)), solved[: n_frames - 1]])
-    local_step = solved[n_frames - 1 :].reshape(fit.coefficients_px.shape)
+    path_step = np.zeros((n_frames, 2))
+    if not holds_path:
+        path_step[1:], solved = solved[: n_frames - 1], solved[n_frames - 1 :]
+    local_step = solved.reshape(fit.coefficients_px.shape)
     return replace(fit, path_px=path_step, coefficients_px=local_step, curvature=matrix)

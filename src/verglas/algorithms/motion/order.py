@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
+import numpy as np
+
 from verglas.algorithms.motion.field import MotionOrder
 from verglas.algorithms.motion.likelihood import Fit, evaluate, fit_motion, start_fit
 from verglas.algorithms.motion.patches import PatchSpectra
@@ -21,7 +23,7 @@ ORDERS = (
 )
 """From the whole frame alone to the finest."""
 
-_PATIENCE = 2
+_PATIENCE = 2  # orders without gain before any local motion was found; then one is enough
 _DONE_PX = 0.05
 _CLEARLY = 10.0  # log-likelihood by which a finer motion may not fall behind
 
@@ -50,8 +52,8 @@ def choose_order(
 ) -> tuple[MotionOrder, list[Trial]]:
     """Fit to the black fields and judge by the white ones, and the other way about.
 
-    Orders are tried from the simplest on, until one is clearly worse than the
-    best, or two in a row are no better.
+    Orders are tried from the simplest on, until one is no better than a local motion that was
+    found before it, or clearly worse than the whole frame alone, or two are no better than that.
 
     References: Burman 1989, doi:10.1093/biomet/76.3.503 (correction of cross-validation).
 
@@ -68,24 +70,31 @@ def choose_order(
     if half == 0 or half == len(patches.grid):
         return orders[0], [Trial(orders[0], 0.0)]
     trials = [Trial(orders[0], 0.0)]
-    chosen, best, n_worse = orders[0], 0.0, 0
+    chosen, best, best_free, n_worse = orders[0], 0.0, 0.0, 0
     whole = start_fit(patches, shape, orders[0], start.path_px)
     for order in orders[1:]:
         if order.n_x * order.n_y > half or order.n_t > patches.n_frames:
             break
-        # the motion that counts is fitted to twice as many patches, which halves the loss by
-        # its uncertainty: half a unit of log-likelihood for each parameter (Burman 1989)
-        score = float((order.n_x * order.n_y - 1) * (order.n_t - 1))
+        score, n_free = 0.0, 0.0
         for train, test in (sides, sides[::-1]):
             fit = start_fit(patches, shape, order, start.path_px, start.spectra, start.roughness)
-            fit = fit_motion(patches, fit, train, pool, threads, max_iterations=3, done_px=_DONE_PX)
+            # the path is that of all patches for every order, so that none has seen more
+            fit = fit_motion(
+                patches, fit, train, pool, threads,
+                max_iterations=3, done_px=_DONE_PX, holds_path=True,
+            )  # fmt: skip
             score += _held_out(patches, fit, whole, test, pool, threads)
+            n_free += fit.n_free
+        # the motion that counts is fitted to twice as many patches, which halves the loss by
+        # its uncertainty: half a unit of log-likelihood for each parameter (Burman 1989)
+        score += 0.5 * n_free
         trials.append(Trial(order, score))
-        if score > best:
-            best, chosen, n_worse = score, order, 0
+        # a finer motion must be better by more than what chance makes of the scores
+        if score > best + 2.0 * np.sqrt(max(0.0, n_free - best_free)):
+            best, best_free, chosen, n_worse = score, n_free, order, 0
         else:
             n_worse += 1
-            if n_worse == _PATIENCE or score < best - _CLEARLY:
+            if n_worse == _PATIENCE or chosen.is_local or score < best - _CLEARLY:
                 break
     return chosen, trials
 

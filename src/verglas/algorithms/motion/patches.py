@@ -10,11 +10,14 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
+from verglas.algorithms.motion._numba_likelihood import frame_powers
+
 __all__ = ["PatchGrid", "PatchSpectra", "cut_patches", "plan_patches"]
 
 Real = NDArray[np.float32]
 Double = NDArray[np.float64]
 
+_LOWEST = 1.5  # cycles per patch: below, patches differ by their background
 _LEAST_COMMON = 0.7  # of a side; where frames share less, patches reach beyond their borders
 _PATCH_SIZES = (32, 36, 40, 48, 54, 60, 64, 72, 80, 90, 96, 108, 120, 128, 144, 160, 180, 192, 216,
                 240, 256)  # fmt: skip
@@ -106,6 +109,28 @@ class PatchSpectra:
         return np.asarray((self.radius <= reach).sum(axis=1), dtype=np.int32)
 
     @cached_property
+    def shell(self) -> NDArray[np.int64]:
+        """`[r, c]`, the nearest whole frequency in cycles per patch."""
+        return np.rint(self.radius).astype(np.int64)
+
+    @cached_property
+    def multiplicity(self) -> Double:
+        """`[r, c]`, 1 for a coefficient that counts, a half where its conjugate is there too.
+
+        It is 0 where a coefficient does not count.
+        """
+        reach = self.re.shape[3] - 1
+        counts = ((self.radius >= _LOWEST) & (self.radius <= reach)).astype(np.float64)
+        counts[:, 0] *= 0.5
+        return np.asarray(counts)
+
+    @cached_property
+    def own_by_shell(self) -> Double:
+        """`[p, shells]`, power that counts, summed over frames and shells."""
+        flat, shell = (self.own * self.multiplicity).reshape(len(self.grid), -1), self.shell.ravel()
+        return np.stack([np.bincount(shell, line) for line in flat])
+
+    @cached_property
     def radius(self) -> Double:
         """`[r, c]`, frequency of the coefficients in cycles per patch."""
         reach = (self.re.shape[2] - 1) // 2
@@ -151,7 +176,8 @@ def cut_patches(
         re[:, f, reach + 1 :], im[:, f, reach + 1 :] = ft[:, -reach:].real, ft[:, -reach:].imag
 
     list(pool.map(cut, range(len(frames))))
-    own = np.einsum("pfrc,pfrc->prc", re, re) + np.einsum("pfrc,pfrc->prc", im, im)
+    own = np.empty((shape[0], *shape[2:]), np.float32)
+    frame_powers(re, im, own)
     return PatchSpectra(grid, re, im, start, own.astype(np.float64))
 
 

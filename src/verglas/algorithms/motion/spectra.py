@@ -16,8 +16,11 @@ __all__ = ["Evidence", "Spectra", "blank_spectra", "measure_spectra"]
 Double = NDArray[np.float64]
 Real = NDArray[np.float32]
 
-_LOWEST = 1.5  # cycles per patch: below, patches differ by their background
 _SLOW = 0.4  # share of the fading signal that is left at the end of the movie
+_STRENGTH_SPREAD = 2.0  # of the signal's power from patch to patch: carbon next to ice
+_STRENGTHS = (1e-3, 50.0)
+_LEAST_NOISE = 0.5  # of the median of finer shells
+_EDGE_SHARE = 0.02  # of the signal of a patch: pixels that its edge may have gained or lost
 _SHELL_SMOOTHING = np.array([0.25, 0.5, 0.25])
 
 
@@ -29,24 +32,29 @@ class Spectra:
         signal, noise: `[shells]`, power of a coefficient in one frame; the signal is what all
             frames have in common.
         near_signal: `[shells]`, power of what fades from frame to frame, as moving water does.
-        weight: `[r, c]`, of the power of the sum in the likelihood.
+        strength: `[p]`, power of the lasting signal in each patch, over its mean.
+        weight_by_shell, weight: `[p, shells]`, `[p, r, c]`, of the power of the sum in the
+            likelihood; `weight` also says what counts.
         near_weight: `[r, c]`, of products of frames near in time.
         memory: `[r, c]`, how much of the fading signal is in the next frame.
-        coupling: `[f, f]`, expected curvature of the likelihood of one patch by the
-            displacements along one axis, a pixel.
+        coupling: `[f, f]`, expected curvature of the likelihood of a patch of strength 1 by the
+            displacements along one axis, a pixel, from the lasting signal; `near_coupling`
+            from the fading one.
+        information: `[p]`, expected curvature by the lasting signal over that of strength 1.
         near_share: part of what is known of the motion that the fading signal gives.
-        multiplicity: `[r, c]`, 1 for a coefficient that counts, a half where its conjugate is
-            there too, 0 where it does not count.
     """
 
     signal: Double
     noise: Double
     near_signal: Double
+    strength: Double
+    weight_by_shell: Double
     weight: Real
     near_weight: Real
     memory: Real
-    multiplicity: Double
     coupling: Double
+    near_coupling: Double
+    information: Double
     near_share: float = 0.0
 
 
@@ -57,14 +65,15 @@ class Evidence:
     Attributes:
         loglik: `[p]`.
         gradient: `[p, f, 2]`, by displacement in pixels.
-        curvature: `[p]`, of the likelihood by displacement, in arbitrary units.
+        lasting: `[p]`, what products of different frames make of the likelihood by the sums of all
+            frames.
         power: `[r, c]`, of the sums of frames, summed over patches.
         near_power: `[r, c]`, of products of frames near in time, summed over patches.
     """
 
     loglik: Double
     gradient: Double
-    curvature: Double
+    lasting: Double
     power: Double
     near_power: Double
 
@@ -77,30 +86,33 @@ def blank_spectra(patches: PatchSpectra, memory: Double | None = None) -> Spectr
         memory: `[shells]`, how much of the fading signal is in the next frame; None where
             no signal fades.
     """
-    shell = np.rint(patches.radius).astype(int)
+    shell, n_patches = patches.shell, len(patches.grid)
     zero = np.zeros(int(shell.max()) + 1)
     flat = np.zeros(shape := shell.shape, np.float32)
     kept = flat if memory is None else memory[shell].astype(np.float32)
     empty = np.zeros((patches.n_frames, patches.n_frames))
-    return Spectra(zero, zero, zero, flat, flat, kept, np.zeros(shape), empty)
+    one = np.ones(n_patches)
+    none = np.zeros((n_patches, *shape), np.float32)
+    by_shell = np.zeros((n_patches, len(zero)))
+    return Spectra(zero, zero, zero, one, by_shell, none, flat, kept, empty, empty, one)
 
 
 def measure_spectra(
-    patches: PatchSpectra, evidence: Evidence, memory: Real, chosen: slice
+    patches: PatchSpectra, evidence: Evidence, known: Spectra, chosen: slice
 ) -> Spectra:
     """Separate lasting signal, fading signal and noise, shell by shell.
 
     Products of different frames tell signal from noise; products of frames near in time and
-    of all frames tell what fades from what lasts.
+    of all frames tell what fades from what lasts. How strong the lasting signal is in each
+    of the chosen patches follows from their sums; the others keep their strengths.
 
     Args:
         patches: of the movie.
         evidence: of the chosen patches.
-        memory: `[r, c]`, how much of the fading signal is in the next frame.
+        known: spectra that the evidence was weighted with.
         chosen: patches.
     """
-    n_frames = patches.n_frames
-    shell = np.rint(patches.radius).astype(int)
+    n_frames, shell, memory = patches.n_frames, patches.shell, known.memory
     n_shells = int(shell.max()) + 1
     own = patches.own[chosen]
     count = np.bincount(shell.ravel(), minlength=n_shells) * max(1, len(own))
@@ -128,29 +140,77 @@ def measure_spectra(
     spread = mean * np.sqrt(2.0 / pairs.sum() / count)
     signal = np.where(signal > spread, signal, 0.0)
     fades = np.where(fades > mean * np.sqrt(2.0 / np.maximum(both, 1e-9) / count), fades, 0.0)
-    noise = np.maximum(mean - signal - fades, 1e-3 * mean + 1e-30)
-    weight = signal / (noise * (noise + n_frames * signal))
+    noise = _noise(mean - signal - fades, signal)
     near = fades / (noise * (noise + fades * (1.0 + kept) / np.maximum(1.0 - kept, 1e-3)))
-    reach = patches.re.shape[3] - 1
-    multiplicity = ((patches.radius >= _LOWEST) & (patches.radius <= reach)).astype(np.float64)
-    multiplicity[:, 0] *= 0.5
-    counted = by_shell(multiplicity) * count
+    counted = np.bincount(shell.ravel(), patches.multiplicity.ravel(), n_shells).astype(np.float64)
+    strength = _strengths(known, evidence, (signal, noise, fades), counted, pairs.sum(), chosen)
+    each = strength[:, None] * signal
+    weights = each / (noise * (noise + n_frames * each))
+    weight = signal / (noise * (noise + n_frames * signal))
     radians2 = 0.5 * (2.0 * np.pi / patches.grid.size * np.arange(n_shells)) ** 2
-    known = (weight[:, None] + near[:, None] * fading) * (signal[:, None] + fades[:, None] * fading)
-    by_lag = 2.0 * (counted * radians2) @ known
-    lasting_alone = 2.0 * float((counted * radians2) @ (weight * signal)) * pairs.sum()
-    links = np.concatenate([[0.0], by_lag])[lag]
+    bent = 2.0 * counted * radians2
+    lasting_link = float(bent @ (weight * signal))
+    near_links = bent @ (
+        near[:, None] * fades[:, None] * fading**2
+        + (weight * fades + near * signal)[:, None] * fading
+    )
+    by_lag = np.concatenate([[0.0], near_links])
+    links = np.where(lag > 0, lasting_link, 0.0)
+    whole = (lasting_link + near_links) @ pairs
     return Spectra(
         signal,
         noise,
         fades,
-        (weight[shell] * multiplicity).astype(np.float32),
-        (near[shell] * multiplicity).astype(np.float32),
+        strength,
+        weights,
+        weights.astype(np.float32)[:, shell] * patches.multiplicity.astype(np.float32),
+        (near[shell] * patches.multiplicity).astype(np.float32),
         memory,
-        multiplicity,
-        np.diag(links.sum(axis=1)) - links,
-        1.0 - lasting_alone / max(float(by_lag @ pairs), 1e-30),
+        _laplacian(links),
+        _laplacian(by_lag[lag]),
+        weights * each @ bent / max(lasting_link, 1e-30),
+        1.0 - lasting_link * pairs.sum() / max(float(whole), 1e-30),
     )
+
+
+def _noise(rest: Double, signal: Double) -> Double:
+    """Noise of each shell, with what the model does not know of a strong signal.
+
+    Counting noise is nearly white, so that a slow shell full of signal has no less of it than
+    the others; and a patch whose edges cut through strong features is not just moved.
+    """
+    fine = rest[len(rest) // 3 :]
+    least = _LEAST_NOISE * max(float(np.median(fine)), 1e-30)
+    return np.asarray(np.maximum(rest, least) + _EDGE_SHARE * signal)
+
+
+def _laplacian(links: Double) -> Double:
+    return np.diag(links.sum(axis=1)) - links
+
+
+def _strengths(
+    known: Spectra,
+    evidence: Evidence,
+    powers: tuple[Double, Double, Double],
+    counted: Double,
+    n_pairs: float,
+    chosen: slice,
+) -> Double:
+    """Estimate how strong the lasting signal is in each patch, 1 on average.
+
+    A strength is drawn towards 1 as far as noise leaves it open.
+    """
+    signal, noise, fades = powers
+    weight = known.weight_by_shell[chosen]
+    expected = weight @ (counted * signal) * n_pairs
+    spread2 = 2.0 * n_pairs * weight**2 @ (counted * (noise + fades) ** 2)
+    error2 = spread2 / np.maximum(expected, 1e-30) ** 2
+    found = evidence.lasting / np.maximum(expected, 1e-30)
+    drawn = (found * _STRENGTH_SPREAD**2 + error2) / (_STRENGTH_SPREAD**2 + error2)
+    drawn = np.where(expected > 0, np.clip(drawn, *_STRENGTHS), 1.0)
+    strength = known.strength.copy()
+    strength[chosen] = drawn / drawn.mean()
+    return strength
 
 
 def _smooth(line: Double) -> Double:

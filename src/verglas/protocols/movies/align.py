@@ -295,7 +295,7 @@ def _gain_note(
 
 @protocol(
     "movies.align",
-    version=1,
+    version=2,
     label="Align movies",
     citations=(
         "Zheng 2017, doi:10.1038/nmeth.4193",
