@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from verglas.core.errors import FormatError, PortError
-from verglas.io.images import ImageRows
+from verglas.io.images import ImageRows, open_images
 from verglas.model import DataSet
 from verglas.sdk import Context, Task
 
@@ -112,25 +112,50 @@ def read_stack(data: DataSet, *, extra: tuple[str, ...] = (), needed_by: str) ->
 
 
 def _box(data: DataSet, rows: pl.DataFrame, needed_by: str) -> int:
-    """Look at one image of each optics group; the others are checked as they are read."""
-    firsts = rows.unique("optics_group", keep="first", maintain_order=True)
-    boxes = {}
-    for first in firsts.iter_rows(named=True):
-        images = ImageRows([data.path(first["image_path"])], [first["image_slice"]])
-        _, height, width = images.shape
+    """Return the side of all images, from the header of every stack.
+
+    Files that cannot be opened are named where their images are read.
+    """
+    stacks = rows.group_by("optics_group", "image_path", maintain_order=True).len()
+    error = FormatError(f"no image of {data.name} can be read")
+    sides: list[int | None] = []
+    for _, path, _ in stacks.iter_rows():
+        try:
+            _, height, width = open_images(data.path(path)).shape
+        except FormatError as found:
+            error = found
+            sides.append(None)
+            continue
         if height != width:
-            raise FormatError(
-                f"particles must be square: got {width} x {height} in {first['image_path']!r}"
-            )
-        boxes[first["optics_group"]] = height
-    sizes = sorted(set(boxes.values()))
-    if len(sizes) > 1:
-        raise PortError(
-            f"{data.name} has {len(sizes)} box sizes, {sizes[0]} to {sizes[-1]} px: box_px "
-            f"differs between its optics groups {sorted(boxes)}",
-            f"{needed_by} takes particles of one box size; extract them so",
+            raise FormatError(f"particles must be square: got {width} x {height} in {path!r}")
+        sides.append(height)
+    found_sides = stacks.with_columns(side=pl.Series(sides, dtype=pl.Int64)).drop_nulls("side")
+    if not found_sides.height:
+        raise error
+    _check_one_box(data, found_sides, needed_by)
+    return int(found_sides["side"][0])
+
+
+def _check_one_box(data: DataSet, stacks: pl.DataFrame, needed_by: str) -> None:
+    sizes = stacks.group_by("side").agg(pl.col("len").sum(), pl.col("image_path").first())
+    if sizes.height == 1:
+        return
+    sizes = sizes.sort("side")
+    groups = stacks.group_by("optics_group").agg(pl.col("side").n_unique())
+    where = "in the files of image_path"
+    if groups["side"].max() == 1:
+        where = (
+            f"box_px differs between its optics groups {groups['optics_group'].sort().to_list()}"
         )
-    return sizes[0]
+    named = ", ".join(
+        f"{row['len']} particles of {row['side']} px, as in {row['image_path']!r}"
+        for row in sizes.head(3).iter_rows(named=True)
+    )
+    raise PortError(
+        f"{data.name} has {sizes.height} box sizes, {sizes['side'][0]} to {sizes['side'][-1]} px: "
+        f"{where}: {named}",
+        f"{needed_by} takes particles of one box size; extract them so",
+    )
 
 
 def noise_groups(data: DataSet) -> pl.DataFrame:

@@ -133,7 +133,7 @@ def test_two_pixel_sizes_are_refused_with_both(tmp_path):
         run(LocalContext(tmp_path), PARAMS, Inputs(particles=mixed, reference=inputs.reference))
 
 
-def test_images_of_another_box_are_left_out_and_named(tmp_path):
+def test_images_of_another_box_are_refused_with_their_file(tmp_path):
     made = simulated("apoferritin", 120, 1.0)
     inputs = _inputs(tmp_path, made)
     write_mrc(
@@ -148,11 +148,14 @@ def test_images_of_another_box_are_left_out_and_named(tmp_path):
         image_path=pl.when(one).then(pl.lit("small.mrcs")).otherwise("image_path"),
         image_slice=pl.when(one).then(0).otherwise("image_slice"),
     )
-    ctx = LocalContext(tmp_path)
     particles = inputs.particles.with_columns(rows)
-    out = run(ctx, PARAMS, Inputs(particles=particles, reference=inputs.reference))
-    assert out.particles.n_items == 119
-    assert any("20 x 20" in text for text in ctx.warnings)
+    expected = r"2 box sizes, 20 to \d+ px: in the files of image_path: 1 particles of 20 px"
+    with pytest.raises(PortError, match=expected):
+        run(
+            LocalContext(tmp_path),
+            PARAMS,
+            Inputs(particles=particles, reference=inputs.reference),
+        )
 
 
 def test_a_map_of_something_else_gives_a_warning(tmp_path):
