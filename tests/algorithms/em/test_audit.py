@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.algorithms.em.model_images import PIXEL_ANGST, draw_views, make_setting
-from verglas.algorithms.em.audit import recall_of_search
+from verglas.algorithms.em.audit import WIDEST, audit_search
 from verglas.algorithms.em.expectation import Level, Search
 from verglas.algorithms.em.polish import Polish
 from verglas.algorithms.em.references import References
@@ -30,23 +30,45 @@ def _search(**changes):
     return replace(Search(orientation_grid(1), levels, shift_prior_angst=2.0), **changes)
 
 
-def test_a_generous_search_keeps_the_posterior(scene):
+def test_a_search_that_keeps_the_posterior_stays_as_planned(scene):
     views, references, still = scene
-    recall = recall_of_search(views, references, _search(max_cells=128), shifts_angst=still)
-    assert float(recall.mean()) > 0.95
+    found = audit_search(views, references, _search(max_cells=128), shifts_angst=still, wanted=0.95)
+    assert found.width == 1
+    assert float(found.recall.mean()) > 0.95
+    assert torch.equal(found.recall, found.planned)
 
 
-def test_a_stingy_search_is_found_out(scene):
+def test_a_stingy_search_is_widened_until_no_more_is_found(scene):
     views, references, still = scene
-    stingy = _search(kept_mass=0.2, min_cells=1, max_cells=1)
-    recall = recall_of_search(views, references, stingy, shifts_angst=still)
-    assert float(recall.mean()) < 0.9
-    assert float(recall.max()) <= 1.0
+    stingy = _search(min_cells=1, max_cells=32)
+    found = audit_search(views, references, stingy, shifts_angst=still, wanted=0.95)
+    assert found.width > 1
+    assert float(found.planned.mean()) < 0.9 < float(found.recall.mean())
+    assert float(found.recall.max()) <= 1.0
+    again = audit_search(
+        views, references, stingy, shifts_angst=still, width=found.width, wanted=0.95
+    )
+    assert again.width == found.width
+
+
+def test_a_search_is_not_widened_without_end(scene):
+    views, references, still = scene
+    stingy = _search(min_cells=1, max_cells=1)
+    found = audit_search(views, references, stingy, shifts_angst=still, wanted=1.1)
+    assert found.width == WIDEST
 
 
 def test_ends_of_climbs_are_compared(scene):
     views, references, still = scene
-    search = _search(polish=Polish(8, 8, 8))
-    recall = recall_of_search(views, references, search, shifts_angst=still)
-    assert set(recall.tolist()) <= {0.0, 1.0}
-    assert float(recall.mean()) > 0.7
+    search = _search(polish=Polish(8, 8, 8, n_starts=1))
+    found = audit_search(views, references, search, shifts_angst=still, wanted=0.9)
+    assert float(found.recall.mean()) > 0.7
+    # ending in the same place counts as found, however the evidence was sampled
+    assert (found.recall == 1.0).any()
+
+
+def test_wider_searches_carry_more_cells_or_more_starts():
+    grid = _search().widened(4)
+    assert (grid.max_cells, grid.polish) == (256, None)
+    polished = _search(polish=Polish(8, 8, 8)).widened(4)
+    assert (polished.max_cells, polished.polish.n_starts) == (128, 12)

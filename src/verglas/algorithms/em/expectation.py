@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 _BLOCK = 256  # views in the continuous stage at a time
-_TOP_ROWS = 24
+_TOP_ROWS = 8  # for each start wanted; neighbours of better ones are passed over
 
 
 def expect(
@@ -230,7 +230,7 @@ def _starts(
     if len(search.levels) > 1:
         descent = descend(views, centre, bank, references, search)
         profile = Profile.of_scores(descent.scored.loglik, search.temperature)
-        row = _top_rows(profile)
+        row = _top_rows(profile, n_starts)
         rotation, cell = descent.rotations(torch.arange(len(views))[:, None], row)
         reference = descent.cells.reference[cell]
         found = top_starts(
@@ -239,7 +239,7 @@ def _starts(
         return found.starts(descent.centre[found.view] + last.shifts_angst[found.shift])
     parts = []
     for block, profile in dense_profiles(views, centre, bank, search):
-        row = _top_rows(profile)
+        row = _top_rows(profile, n_starts)
         rotation = bank.rotations_ref_to_img[bank.row_rotation[row]]
         reference = bank.row_reference[row]
         found = top_starts(
@@ -251,5 +251,5 @@ def _starts(
     return Starts.join(parts)
 
 
-def _top_rows(profile: Profile) -> Tensor:
-    return profile.loglik.topk(min(_TOP_ROWS, profile.loglik.shape[1])).indices
+def _top_rows(profile: Profile, n_starts: int) -> Tensor:
+    return profile.loglik.topk(min(_TOP_ROWS * n_starts, profile.loglik.shape[1])).indices

@@ -1,6 +1,6 @@
 """The grids of a search and what goes with them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -58,6 +58,20 @@ class Search:
     noise_radius_angst: float = 0.0
     polish: Polish | None = None
     operators: Tensor | None = None
+
+    def widened(self, factor: int) -> "Search":
+        """Return the search that carries so many times more cells on, or starts.
+
+        Where a climb follows, starts are what is short, and cells are doubled at most.
+        """
+        polish = self.polish
+        if polish is None:
+            return replace(self, max_cells=factor * self.max_cells)
+        return replace(
+            self,
+            max_cells=min(factor, 2) * self.max_cells,
+            polish=replace(polish, n_starts=factor * polish.n_starts),
+        )
 
     @property
     def radius(self) -> int:

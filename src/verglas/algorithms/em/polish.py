@@ -28,6 +28,7 @@ __all__ = ["Polish", "polish"]
 _WIDER = 1.15  # of the proposals, whose tails must not be thinner than the posterior's
 _SAME_PEAK = 4.0  # squared distance in standard deviations
 _HOPELESS = 12.0  # log units below the view's best peak
+_LEAST_MASS = 1e-3  # of a view's posterior; lower peaks are not worth their draws
 _NEGLIGIBLE = 0.016  # of an even share among the draws about a peak
 _FEW_STEPS = 5
 _FEWEST_SHAPED = 16  # points; fewer cannot have the covariance of five dimensions
@@ -98,6 +99,7 @@ def polish(
         starts = _distinct(first, len(views), views.pixel_size_angst, operators).at
     found = climb(seen, references, starts, **prior, steps=how.steps)
     peaks = _distinct(found, len(views), views.pixel_size_angst, operators)
+    peaks = _worthwhile(peaks, len(views))
     draws, evidence = _draw(seen, references, peaks, how.n_samples, shift_prior_angst)
     _insert(views, references, peaks, draws, sums)
     _add_drawn(views, references, peaks, draws, sums, window)
@@ -143,6 +145,15 @@ def _distinct(
             same &= peaks.at.reference[low] == peaks.at.reference[high]
             keep[low[same & keep[high]]] = False
     return _take(peaks, keep.nonzero().squeeze(1))
+
+
+def _worthwhile(peaks: Peaks, n_views: int) -> Peaks:
+    """Drop peaks that hold next to nothing of a view's posterior, by Laplace's approximation."""
+    factor = torch.linalg.cholesky(peaks.precision)
+    volume = factor.diagonal(dim1=1, dim2=2).log().sum(1)
+    mass = _table(peaks.loglik - volume, peaks.at.view, n_views, -torch.inf).softmax(1)
+    share = mass[peaks.at.view, _slots(peaks.at.view)]
+    return _take(peaks, (share > _LEAST_MASS).nonzero().squeeze(1))
 
 
 def _distance(

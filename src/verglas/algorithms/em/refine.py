@@ -126,6 +126,7 @@ def update(
         stalled=0 if improved or step_deg < state.step_deg else state.stalled + 1,
         n_polished=state.n_polished + int(searched),
         jumped=jumped,
+        width=state.width,
     )
 
 

@@ -24,7 +24,7 @@ __all__ = [
 
 _JUMP_DEG = 7.5
 _FEWEST_ITERATIONS = 5
-_WHOLE = ("radius", "shell", "iteration", "stalled", "n_polished")
+_WHOLE = ("radius", "shell", "iteration", "stalled", "n_polished", "width")
 _NUMBERS = ("step_deg", "effective_cells", "shift_prior_angst", "jumped")
 
 
@@ -107,6 +107,7 @@ class RefineState:
         stalled: iterations since the resolution last improved.
         n_polished: iterations done that searched all orientations and had a continuous stage.
         jumped: share of the particles whose pose jumped in the last iteration.
+        width: of the search, times that planned, as an audit found necessary.
     """
 
     half_maps: Tensor
@@ -123,6 +124,7 @@ class RefineState:
     stalled: int
     n_polished: int
     jumped: float
+    width: int = 1
 
     def to_arrays(self) -> dict[str, Any]:
         """Return numpy arrays and plain numbers by name."""

@@ -68,7 +68,7 @@ def expect_half(
     Returns:
         Poses and sums.
     """
-    search = plan(config, state, final=final)
+    search = plan(config, state, final=final).widened(state.width)
     reference = references(config, state, half, search.radius)
     n_groups = len(state.noise_power)
     if is_local(state):

@@ -115,7 +115,7 @@ def iterate_halves(
         poses: `[n, 5]`, present poses; none by default.
         solvent: `[box, box, box]`: density is kept here only.
         n_audited: particles, drawn anew for each search of all orientations, that are also
-            searched without thrift.
+            searched more widely; if that finds more, all are.
     """
     import numpy as np
 
@@ -126,6 +126,9 @@ def iterate_halves(
     def step(arrays: dict[str, Any], iteration: int) -> dict[str, Any]:
         state, before = RefineState.from_arrays(arrays), arrays["particle_poses"]
         posed = with_poses(rows, before)
+        recall = arrays["search_recall"]
+        if n_audited and not is_local(state):
+            state, recall = _audited(ctx, posed, config, state, n_audited)
         found, sums = expect_halves(ctx, posed, config, state, final=False)
         table = rows.select("item_id").join(found, on="item_id", how="left", maintain_order="left")
         after = np.where(np.isnan(new := table.select(FOUND_POSE).to_numpy()), before, new)
@@ -140,9 +143,6 @@ def iterate_halves(
             solvent=solvent,
         )
         _log_iteration(ctx, config, state, new_state, found)
-        recall = arrays["search_recall"]
-        if n_audited and not is_local(state):
-            recall = _audited(ctx, posed, config, state, n_audited)
         return {**new_state.to_arrays(), "particle_poses": after, "search_recall": recall}
 
     stop = until or finished
@@ -160,21 +160,37 @@ def iterate_halves(
 
 def _audited(
     ctx: Context, rows: pl.DataFrame, config: "RefineConfig", state: "RefineState", n: int
-) -> float:
-    """Return the mean share of the posterior that the search of this iteration kept."""
+) -> "tuple[RefineState, float]":
+    """Widen the search of this iteration as needed; also return the posterior's share it keeps.
+
+    What one iteration needed the next begins with, but for the first with a continuous stage.
+    """
+    import dataclasses
+
     import numpy as np
 
+    from verglas.algorithms.em.plan import is_concentrated
+
+    if is_concentrated(state) and not state.n_polished:
+        state = dataclasses.replace(state, width=1)
     seed = config.seed * 1000 + state.iteration
     sample = rows.sample(min(n, rows.height), seed=seed).sort("half_set", "item_id")
     arrays = {name: np.asarray(value) for name, value in state.to_arrays().items()}
     ref = ctx.put(arrays)
     parts = [
-        ctx.map(audit_half, part, chunk=_CHUNK, config=config, state=ref)["recall"]
+        ctx.map(audit_half, part, chunk=_CHUNK, config=config, state=ref, wanted=_RECALL)
         for part in sample.partition_by("half_set")
     ]
-    recall = float(np.concatenate([part.to_numpy() for part in parts]).mean())
-    ctx.log.info("audit of %d particles: the search kept %.2f %%", sample.height, 100 * recall)
-    return recall
+    found = pl.concat(parts)
+    recall, planned = (float(found[name].to_numpy().mean()) for name in ("recall", "planned"))
+    width = int(found["width"].to_numpy().max())
+    ctx.log.info(
+        "audit of %d particles: the search keeps %.2f %%%s",
+        sample.height,
+        100 * recall,
+        "" if width == state.width else f", widened {width} times; before {100 * planned:.2f} %",
+    )
+    return dataclasses.replace(state, width=width), recall
 
 
 def _tell_recall(ctx: Context, recall: float) -> None:

@@ -69,12 +69,12 @@ def expect_half(
 
 
 def audit_half(
-    rows: pl.DataFrame, task: Task, *, config: "RefineConfig", state: ArrayRef
+    rows: pl.DataFrame, task: Task, *, config: "RefineConfig", state: ArrayRef, wanted: float
 ) -> pl.DataFrame:
-    """Search particles once as the iteration does and once without thrift; return the recall."""
+    """Find how wide the search must be for these particles; return that and the recall."""
     import torch
 
-    from verglas.algorithms.em.audit import recall_of_search
+    from verglas.algorithms.em.audit import audit_search
     from verglas.algorithms.em.plan import plan
     from verglas.algorithms.em.refine import references
     from verglas.algorithms.em.refine_state import RefineState
@@ -90,8 +90,20 @@ def audit_half(
     known = KnownPoses(euler_to_matrix(angles), shifts).starts() if current.n_polished else None
     reference = references(config, current, int(rows["half_set"][0]) - 1, search.radius)
     with denormals_flushed():
-        recall = recall_of_search(views, reference, search, shifts_angst=shifts, known=known)
-    return rows.select("item_id").with_columns(recall=pl.Series(recall.double().numpy()))
+        found = audit_search(
+            views,
+            reference,
+            search,
+            shifts_angst=shifts,
+            known=known,
+            width=current.width,
+            wanted=wanted,
+        )
+    return rows.select("item_id").with_columns(
+        recall=pl.Series(found.recall.double().numpy()),
+        planned=pl.Series(found.planned.double().numpy()),
+        width=pl.lit(found.width, pl.Int64),
+    )
 
 
 def calibrate(

@@ -281,7 +281,7 @@ def _from_maps(job: _Job) -> tuple["ClassifyConfig", Found]:
 
 @protocol(
     "particles.classify_3d",
-    version=2,
+    version=3,
     label="Classify particles in 3D",
     citations=("10.1016/j.jsb.2012.09.006", "10.1038/nmeth992"),
 )

@@ -67,7 +67,8 @@ class Refine3dParams(Params):
         200,
         ge=0,
         advanced=True,
-        help="Particles, a twentieth of all at most, that are searched again without thrift.",
+        help="Particles, a twentieth of all at most, that are searched twice as widely too; if that "
+        "finds more, all are.",
     )
 
 
@@ -118,7 +119,7 @@ def _make_config(params: Refine3dParams, inputs: Inputs, stack: ParticleStack, s
 
 @protocol(
     _ID,
-    version=3,
+    version=4,
     label="Refine a map",
     citations=("10.1016/j.jsb.2012.09.006", "10.1016/j.jmb.2003.07.013"),
 )
