@@ -6,19 +6,13 @@ import polars as pl
 import pytest
 
 from verglas.algorithms.reconstruct import rotations_of_angles
-from verglas.api.bench import (
-    CASES,
-    Stack,
-    find_peer,
-    open_stack,
-    run_case,
-    run_cases,
-    run_peer,
-    run_tree,
-    select_cases,
-)
+from verglas.api.bench import run_case, run_cases
+from verglas.api.bench_cases import CASES, select_cases
+from verglas.api.bench_cost import run_tree
 from verglas.api.bench_near import disturb_poses
+from verglas.api.bench_peer import find_peer, run_peer
 from verglas.api.bench_quality import class_errors, class_purity, fsc_in_place, pose_numbers
+from verglas.api.bench_stack import Stack, open_stack
 from verglas.api.project import Project
 from verglas.core.errors import UserError
 from verglas.engine.placement import Placement

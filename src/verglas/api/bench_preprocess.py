@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from verglas.api.bench import Cost, run_tree
+from verglas.api.bench_cost import Cost, run_tree
 from verglas.core.errors import UserError
 from verglas.io.mrc import read_mrc
 

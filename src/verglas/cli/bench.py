@@ -11,7 +11,8 @@ from verglas.cli._options import AsJson, Workers
 from verglas.core.errors import UserError
 
 if TYPE_CHECKING:
-    from verglas.api.bench import Peer, Result
+    from verglas.api.bench import Result
+    from verglas.api.bench_peer import Peer
 
 __all__ = ["app"]
 
@@ -63,7 +64,9 @@ def run_em(
     Processor time is that of all processes of each job, start-up included.
     """
     from verglas.algorithms.em.throughput import measure_throughput
-    from verglas.api.bench import GPU_CASE, find_peer, run_cases, select_cases
+    from verglas.api.bench import run_cases
+    from verglas.api.bench_cases import GPU_CASE, select_cases
+    from verglas.api.bench_peer import find_peer
     from verglas.api.project import Project
     from verglas.engine.slots import visible_gpus
 
