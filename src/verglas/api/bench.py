@@ -5,8 +5,8 @@ included, as a peer's program is measured.
 """
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,6 +44,7 @@ class Result:
         numbers: what it reached.
         error: why it did not end well.
         peer_cost: of a peer on this machine.
+        job: number of ours in the project.
     """
 
     case: Case
@@ -51,6 +52,7 @@ class Result:
     numbers: dict[str, float] = field(default_factory=dict)
     error: str = ""
     peer_cost: Cost | None = None
+    job: str = ""
 
 
 def run_case(
@@ -60,6 +62,7 @@ def run_case(
     *,
     workers: int | None = None,
     limit_s: float = 3600.0,
+    environment: Mapping[str, str] | None = None,
 ) -> Result:
     """Run the command of a case, then judge what it made.
 
@@ -69,6 +72,7 @@ def run_case(
         stack: its images.
         workers: of `verglas run`.
         limit_s: the job is ended after so long.
+        environment: of the command; that of this process by default.
     """
     command = [*_COMMAND, "run", case.protocol, "--project", str(project.root), "--force"]
     particles = stack.truth if case.knows_poses else stack.particles
@@ -82,11 +86,12 @@ def run_case(
     if workers is not None:
         command += ["--workers", str(workers)]
     log = project.root / f"bench-{case.name}.log"
-    code, cost = run_tree(command, project.root, log, limit_s)
+    code, cost = run_tree(command, project.root, log, limit_s, environment)
     if code:
         lines = log.read_text("utf-8", "replace").strip().splitlines()
         return Result(case, None, error=f"exit code {code}: {' | '.join(lines[-2:])}")
-    return Result(case, cost, _judge(project, project.jobs()[-1], case, stack))
+    job = project.jobs()[-1]
+    return Result(case, cost, _judge(project, job, case, stack), job=job.id)
 
 
 def _judge(project: "Project", job: "Job", case: Case, stack: Stack) -> dict[str, float]:
@@ -147,5 +152,5 @@ def run_cases(
         if peer is not None:
             tell(f"running {case.name} with RELION")
             cost = run_peer(peer, case, stack, project.root, limit_s)
-            result = Result(case, result.cost, result.numbers, result.error, cost)
+            result = replace(result, peer_cost=cost)
         yield result

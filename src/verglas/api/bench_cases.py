@@ -6,7 +6,19 @@ from typing import Any
 
 from verglas.core.errors import UserError
 
-__all__ = ["CASES", "GPU_CASE", "STACKS", "Case", "Simulation", "select_cases"]
+__all__ = [
+    "CASES",
+    "GPU_AGREEMENT_CASE",
+    "GPU_CASE",
+    "SCALING",
+    "STACKS",
+    "Case",
+    "Simulation",
+    "select_cases",
+]
+
+SCALING = "scaling"
+"""Name of the table of growth, which is no single job."""
 
 _LOW_PASS = {"initial_low_pass_angst": 30.0}
 
@@ -29,6 +41,7 @@ STACKS = {
     "asym64": Simulation("asymmetric", 2000, 64, 3.6, 0.05),
     "oct96": Simulation("apoferritin", 5000, 96, 2.4, 0.05),
     "asym96": Simulation("asymmetric", 5000, 96, 2.4, 0.05),
+    "part128": Simulation("asymmetric", 2000, 128, 1.5, 0.1),
     "big128": Simulation("asymmetric", 100_000, 128, 1.5, 0.1),
     "tiny": Simulation("apoferritin", 60, 24, 8.0, 2.0),
 }
@@ -174,11 +187,19 @@ CASES = (
 )  # fmt: skip
 """The table of jobs, with peers measured on 2 cores of an AMD EPYC (Zen 4)."""
 
+GPU_AGREEMENT_CASE = Case(
+    "refine-C1-GPU-agreement", "part128", "particles.refine_3d",
+    {"diameter_angst": 130.0, "initial_low_pass_angst": 60.0}, "C1",
+    "", "FSC 0.999 with the processor's map", needs_reference=True,
+)  # fmt: skip
+"""The job that is run with and without the GPU."""
+
 GPU_CASE = Case(
     "refine-C1-GPU", "big128", "particles.refine_3d",
     {"diameter_angst": 130.0, "initial_low_pass_angst": 60.0}, "C1",
     "", "5 minutes on one H200", needs_reference=True,
 )  # fmt: skip
+"""The job that is timed on a GPU."""
 
 
 def select_cases(only: Sequence[str]) -> list[Case]:
@@ -190,7 +211,9 @@ def select_cases(only: Sequence[str]) -> list[Case]:
     names = [case.name for case in CASES]
     unknown = [name for name in only if not any(known.startswith(name) for known in names)]
     if unknown:
-        raise UserError(f"no benchmark is called {unknown[0]!r}", "there are " + ", ".join(names))
+        raise UserError(
+            f"no benchmark is called {unknown[0]!r}", "there are " + ", ".join([*names, SCALING])
+        )
     whole = {name for name in only if name in names}
     beginnings = tuple(name for name in only if name not in whole)
     return [

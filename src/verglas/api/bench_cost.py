@@ -3,7 +3,7 @@
 import os
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,13 @@ class Cost:
     peak_mb: float
 
 
-def run_tree(command: Sequence[str], folder: Path, log: Path, limit_s: float) -> tuple[int, Cost]:
+def run_tree(
+    command: Sequence[str],
+    folder: Path,
+    log: Path,
+    limit_s: float,
+    environment: Mapping[str, str] | None = None,
+) -> tuple[int, Cost]:
     """Run a command and count the time of all its processes.
 
     Args:
@@ -33,6 +39,7 @@ def run_tree(command: Sequence[str], folder: Path, log: Path, limit_s: float) ->
         folder: where it runs.
         log: takes what it prints.
         limit_s: it is ended after so long.
+        environment: its variables; those of this process by default.
 
     Returns:
         Its exit code (negative for a signal), and the cost.
@@ -40,7 +47,12 @@ def run_tree(command: Sequence[str], folder: Path, log: Path, limit_s: float) ->
     start = time.monotonic()
     with log.open("wb") as file:
         process = subprocess.Popen(
-            command, cwd=folder, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            cwd=folder,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=environment,
         )
         while True:
             pid, status, usage = os.wait4(process.pid, os.WNOHANG)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -40,7 +41,10 @@ def run_em(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="JOB", help="Only this job; repeat it for several.", show_default=False
+            metavar="JOB",
+            help="Only this job; repeat it for several. 'scaling' times growth with the number of "
+            "particles and the box.",
+            show_default=False,
         ),
     ] = None,
     project_path: Annotated[
@@ -51,7 +55,12 @@ def run_em(
         bool, typer.Option("--peers", help="Run RELION too, if it is on the search path.")
     ] = False,
     on_gpu: Annotated[
-        bool, typer.Option("--gpu", help="Refine 100,000 simulated images of 128 px instead.")
+        bool,
+        typer.Option(
+            "--gpu",
+            help="Instead: compare GPU and processor, and refine 100,000 images of 128 px; "
+            "refinement does not use a GPU yet, so that this shows where it stands.",
+        ),
     ] = False,
     limit_s: Annotated[
         float, typer.Option("--limit-s", min=1.0, metavar="S", help="End a job after so long.")
@@ -65,30 +74,35 @@ def run_em(
     """
     from verglas.algorithms.em.throughput import measure_throughput
     from verglas.api.bench import run_cases
-    from verglas.api.bench_cases import GPU_CASE, select_cases
+    from verglas.api.bench_cases import SCALING, select_cases
+    from verglas.api.bench_gpu import run_gpu
     from verglas.api.bench_peer import find_peer
-    from verglas.api.project import Project
+    from verglas.cli.process import open_or_make
     from verglas.engine.slots import visible_gpus
 
     if on_gpu and not visible_gpus():
         raise UserError("no GPU is visible on this machine", "run without --gpu")
-    cases = [GPU_CASE] if on_gpu else select_cases(only or [])
+    named = [name for name in only or [] if name != SCALING]
+    cases = [] if only and not named else select_cases(named)
+    if SCALING in (only or []) and not on_gpu:
+        _print_scaling(project_path, limit_s, as_json=as_json)
+        if not cases:
+            return
     peer = find_peer()
     err().print(_peer_text(peer))
     rates = measure_throughput()
-    exists = (project_path / "project.toml").exists()
-    opened = Project.open(project_path) if exists else Project.create(project_path)
+    how: dict[str, Any] = {
+        "workers": workers,
+        "limit_s": limit_s,
+        "tell": lambda text: err().print(text),
+    }
     results = []
-    with opened as project:
-        for result in run_cases(
-            project,
-            cases,
-            data=data,
-            peer=peer if with_peers else None,
-            workers=workers,
-            limit_s=limit_s,
-            tell=lambda text: err().print(text),
-        ):
+    with open_or_make(project_path) as project:
+        if on_gpu:
+            found = run_gpu(project, **how)
+        else:
+            found = run_cases(project, cases, data=data, peer=peer if with_peers else None, **how)
+        for result in found:
             results.append(result)
             err().print("  " + " ".join(text for text in _cells(result)[:5] if text))
     if as_json:
@@ -99,6 +113,46 @@ def run_em(
         f"dense scoring {rates.scoring_gflops:.0f} of {rates.ceiling_gflops:.0f} GFLOP/s that a "
         f"matrix product reaches on one thread: {100 * rates.fraction:.0f} %"
     )
+
+
+def _print_scaling(folder: Path, limit_s: float, *, as_json: bool) -> None:
+    """Refine more and larger images, and print times, memory and fitted exponents."""
+    from verglas.api.bench_scaling import BY_BOX, BY_NUMBER, as_plain, growth, run_sizes
+
+    sizes = list(dict.fromkeys((*BY_NUMBER, *BY_BOX)))
+    made = {}
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix="scaling-", dir=folder) as scratch:
+        for found in run_sizes(Path(scratch), sizes, limit_s=limit_s):
+            made[found.size] = found
+            err().print(f"{found.size.name}: {found.cpu_s:.1f} CPU s, {found.peak_mb:.0f} MB")
+    fits = [
+        *growth("n_particles", [made[size] for size in BY_NUMBER]),
+        *growth("box_px", [made[size] for size in BY_BOX]),
+    ]
+    if as_json:
+        fitted = [dataclasses.asdict(fit) for fit in fits]
+        print_json({"scaling": as_plain(list(made.values())), "growth": fitted})
+        return
+    stages = list(next(iter(made.values())).stages)
+    columns = ("particles", "box", "iterations", "to Å", *stages, "CPU s", "MB at start", "MB")
+    rows = [
+        [
+            str(size.n_particles),
+            str(size.box_px),
+            str(found.iterations),
+            f"{found.resolution_angst:.2f}",
+            *(f"{found.stages[stage]:.1f}" for stage in stages),
+            f"{found.cpu_s:.1f}",
+            f"{found.start_mb:.0f}",
+            f"{found.peak_mb:.0f}",
+        ]
+        for size, found in made.items()
+    ]
+    print_table("", columns, rows, right=columns)
+    cells = [[fit.of, fit.stage, f"{fit.exponent:.2f}", f"{fit.expected:g}"] for fit in fits]
+    growths = ("grows with", "stage", "exponent", "expected at most")
+    print_table("", growths, cells, right=growths[2:])
 
 
 @app.command("preprocess")
