@@ -64,6 +64,14 @@ def test_half_sets_that_particles_have_are_kept(tmp_path):
     assert found["half_set"].to_list() == given.sort("item_id")["half_set"].to_list()
 
 
+def test_a_filter_for_every_place_refines_as_well(tmp_path):
+    made = simulated("apoferritin", 120, 1.0)
+    params = PARAMS.model_copy(update={"regularisation": "non_uniform", "max_iterations": 2})
+    out = run(LocalContext(tmp_path), params, _inputs(tmp_path, made))
+    # Nyquist is at 10 A
+    assert out.volumes.rows()["resolution_angst"][0] <= 16
+
+
 def test_pure_noise_reports_no_signal_beyond_the_reference(tmp_path):
     made = noise_like(simulated("apoferritin", 120, 1.0))
     params = PARAMS.model_copy(update={"max_iterations": 4})

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from verglas.algorithms.em.learnt import learn
 from verglas.algorithms.em.mstep import Sums, reconstruct, symmetrise_sums
+from verglas.algorithms.em.non_uniform import regularise_locally
 from verglas.algorithms.em.prior import (
     fsc_threshold,
     half_map_fsc,
@@ -95,13 +96,23 @@ def update(
     pairs, radius = _raw_halves(config, sums)
     box = map_box(radius)
     mask = map_sphere(box, config)
-    raw = [reconstruct(n, d, radius=radius, box=box, padding=config.padding) for n, d in pairs]
-    fsc = half_map_fsc(torch.stack(raw), mask, n_shells=radius + 1)
+
+    def filtered(inverse_snr: Tensor | None) -> Tensor:
+        return torch.stack(
+            [
+                reconstruct(
+                    *pair, radius=radius, box=box, padding=config.padding, inverse_snr=inverse_snr
+                )
+                for pair in pairs
+            ]
+        )
+
+    fsc = half_map_fsc(filtered(None), mask, n_shells=radius + 1)
     shell, inverse_snr = _believed(config, fsc, mask)
-    maps = [
-        reconstruct(n, d, radius=radius, box=box, padding=config.padding, inverse_snr=inverse_snr)
-        for n, d in pairs
-    ]
+    if config.regularisation == "non_uniform":
+        maps = regularise_locally(filtered, inverse_snr, resolution_px=box / shell)
+    else:
+        maps = filtered(inverse_snr)
     learnt = learn(
         list(sums.values()),
         noise_power=state.noise_power,
@@ -112,7 +123,7 @@ def update(
     )
     improved = shell > state.shell or state.iteration == 0
     return RefineState(
-        half_maps=torch.stack(maps) * (mask if solvent is None else mask * _resized(solvent, box)),
+        half_maps=maps * (mask if solvent is None else mask * _resized(solvent, box)),
         noise_power=learnt.noise_power,
         scale=learnt.scale,
         b_factor_angst2=learnt.b_factor_angst2,

@@ -44,6 +44,7 @@ class RefineConfig:
         max_iterations: stop there at the latest.
         padding: oversampling of Fourier volumes.
         seed: of the random rotation of the grids.
+        regularisation: "uniform", or "non_uniform" for a prior that differs from place to place.
     """
 
     box: int
@@ -57,6 +58,7 @@ class RefineConfig:
     max_iterations: int = 20
     padding: int = 2
     seed: int = 0
+    regularisation: str = "uniform"
 
     @property
     def extent_angst(self) -> float:

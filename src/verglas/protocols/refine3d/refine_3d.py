@@ -10,11 +10,13 @@ until nothing improves. Each pose comes with its standard deviations.
 
 The reference need not be on the images' grey scale. Give the point group if the particle has
 one: its axes must be where the reference has them, as maps of `particles.initial_volume` do.
-The half maps are neither masked nor sharpened: `volumes.postprocess` does that.
+A uniform filter keeps the noise of places where the particle moves; `regularisation` chooses a
+filter for each place by foretelling one half from the other. The half maps are neither masked
+nor sharpened: `volumes.postprocess` does that.
 """
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 
@@ -67,8 +69,13 @@ class Refine3dParams(Params):
         200,
         ge=0,
         advanced=True,
-        help="Particles, a twentieth of all at most, that are searched twice as widely too; if that "
-        "finds more, all are.",
+        help="Particles, a twentieth of all at most, that are searched twice as widely too; "
+        "if that finds more, all are.",
+    )
+    regularisation: Literal["uniform", "non_uniform"] = param(
+        "uniform",
+        advanced=True,
+        help="One filter for the whole map, or one that suits every place, where parts move.",
     )
 
 
@@ -114,6 +121,7 @@ def _make_config(params: Refine3dParams, inputs: Inputs, stack: ParticleStack, s
         max_resolution_angst=params.max_resolution_angst,
         max_iterations=params.max_iterations,
         seed=seed,
+        regularisation=params.regularisation,
     )
 
 
