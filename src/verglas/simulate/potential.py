@@ -8,13 +8,14 @@ volume. Values are volts; a projection is the sum of voxels over z, as everywher
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from verglas.kernels.fourier import irfft3, rfft_grid
+from verglas.kernels.fourier import irfft3, rfft3, rfft_grid
 from verglas.simulate._spread import (
     fine_size,
     kernel_transform,
@@ -23,6 +24,7 @@ from verglas.simulate._spread import (
 )
 from verglas.simulate.atoms import Atoms
 from verglas.simulate.scattering import VOLT_ANGST2, Solvent, basis_at, form_factors
+from verglas.simulate.solvent import displaced_ice
 
 __all__ = ["Projector", "potential_volume", "prepare_projector", "project_atoms"]
 
@@ -64,7 +66,7 @@ def potential_volume(
     pixel_size_angst: float,
     resolution_angst: float | None = None,
     b_factor_angst2: float = 0.0,
-    solvent: Solvent = "ice",
+    solvent: Solvent | Literal["bulk"] = "ice",
 ) -> Tensor:
     """Grid the potential of atoms in a cubic box.
 
@@ -74,22 +76,31 @@ def potential_volume(
     Args:
         resolution_angst: soft low-pass at this resolution; none keeps all to Nyquist.
         b_factor_angst2: added to every atom's own.
-        solvent: `ice` subtracts the ice that the atoms displace.
+        solvent: `ice` subtracts the ice that each atom displaces, as projections do, `bulk` the
+            ice that all of them displace together, which is nearer to nature.
 
     Returns:
         `[box_px, box_px, box_px]`, volt.
     """
     grid = rfft_grid((box_px,) * 3, pixel_size_angst, dtype=torch.float64)
     frequency = torch.linalg.vector_norm(grid, dim=-1).numpy()
-    factors = form_factors(atoms, max_frequency_per_angst=float(frequency.max()), solvent=solvent)
+    factors = form_factors(
+        atoms,
+        max_frequency_per_angst=float(frequency.max()),
+        solvent="vacuum" if solvent == "bulk" else solvent,
+    )
     fine_px = fine_size(box_px)
     places = atoms.positions_angst * (fine_px / (box_px * pixel_size_angst))
     full, half = (_one_axis(box_px, fine_px, half=is_half) for is_half in (False, True))
-    common = full[:, None, None] * full[:, None] * half * (VOLT_ANGST2 / pixel_size_angst**3)
-    common *= np.exp(-b_factor_angst2 * frequency**2 / 4)
+    limits = np.exp(-b_factor_angst2 * frequency**2 / 4)
     if resolution_angst is not None:
-        common *= _low_pass(frequency, resolution_angst)
+        limits *= _low_pass(frequency, resolution_angst)
+    common = full[:, None, None] * full[:, None] * half * limits
+    common *= VOLT_ANGST2 / pixel_size_angst**3
     total = torch.zeros(frequency.shape, dtype=torch.complex64)
+    if solvent == "bulk":
+        ice = displaced_ice(atoms, box_px=box_px, pixel_size_angst=pixel_size_angst)
+        total -= rfft3(ice[None])[0] * torch.from_numpy(limits.astype(np.float32))
     for weights, curve in zip(factors.coefficients.T, basis_at(factors, frequency), strict=True):
         fine = torch.from_numpy(
             spread_volume(places, np.ascontiguousarray(weights), size_px=fine_px)

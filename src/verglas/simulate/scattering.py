@@ -20,6 +20,7 @@ from verglas.kernels.ctf import electron_wavelength_angst
 from verglas.simulate.atoms import Atoms, Floats, Integers
 
 __all__ = [
+    "SOLVENT_B_ANGST2",
     "VOLT_ANGST2",
     "WATER_PER_ANGST3",
     "FormFactors",
@@ -40,7 +41,8 @@ WATER_PER_ANGST3 = 0.0311
 """Molecules in vitreous ice of 0.93 g/cm^3."""
 
 _REST_ENERGY_KEV = 510.99895
-_SOLVENT_B_ANGST2 = 50.0  # edge of bulk solvent, as crystallographic refinement finds it
+SOLVENT_B_ANGST2 = 50.0
+"""Softness of the edge of bulk solvent, as crystallographic refinement finds it."""
 
 # Solvent displaced by an atom, Å^3: Fraser, MacRae & Suzuki 1978, J. Appl. Cryst. 11:693
 # (H C N O P S) and Svergun, Barberato & Koch 1995, J. Appl. Cryst. 28:768 (the metals).
@@ -87,7 +89,7 @@ def _displaced_ice(atomic_number: int, frequency: Floats) -> Floats:
     water = water_amplitude_angst(np.zeros(1))
     radius = gemmi.Element(atomic_number).vdw_r
     volume = _DISPLACED_ANGST3.get(atomic_number, 4 / 3 * np.pi * radius**3)
-    shape = np.exp(-(np.pi * volume ** (2 / 3) + _SOLVENT_B_ANGST2 / 4) * frequency**2)
+    shape = np.exp(-(np.pi * volume ** (2 / 3) + SOLVENT_B_ANGST2 / 4) * frequency**2)
     return np.asarray(water * WATER_PER_ANGST3 * volume * shape)
 
 

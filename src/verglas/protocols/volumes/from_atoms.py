@@ -38,7 +38,9 @@ class FromAtomsParams(Params):
         "biological", help="Build the first biological assembly, or take the atoms in the file."
     )
     solvent: Literal["ice", "vacuum"] = param(
-        "ice", advanced=True, help="What surrounds the atoms; ice is subtracted."
+        "ice",
+        advanced=True,
+        help="What surrounds the atoms; the ice that they displace together is subtracted.",
     )
     symmetry: str = param("C1", help="Point group to record with the map, as C1, D7 or O.")
 
@@ -55,10 +57,11 @@ class Outputs(Ports):
 
 @protocol(
     "volumes.from_atoms",
-    version=1,
+    version=2,
     label="Map from atoms",
     citations=(
         "Peng et al. 1996, doi:10.1107/S0108767395014371",
+        "Jiang & Brunger 1994, doi:10.1006/jmbi.1994.1633",
         "Barnett et al. 2019, doi:10.1137/18M120885X",
     ),
 )
@@ -88,7 +91,7 @@ def run(ctx: Context, params: FromAtomsParams, inputs: Inputs) -> Outputs:
         pixel_size_angst=pixel,
         resolution_angst=params.resolution_angst,
         b_factor_angst2=params.b_factor_angst2,
-        solvent=params.solvent,
+        solvent="bulk" if params.solvent == "ice" else "vacuum",
     ).numpy()
     path = ctx.write_file("volume.mrc", lambda to: write_mrc(to, volume, pixel, is_stack=False))
     for name, value in (("diameter_angst", diameter), ("mass_kda", mass_kda(atoms))):

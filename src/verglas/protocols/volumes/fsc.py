@@ -134,7 +134,7 @@ def _from_atoms(ctx: Context, params: FscParams, volumes: DataSet) -> Reference:
     diameter = 2 * radius_angst(middle)
     pixel = float(volumes.rows(["pixel_size_angst"])["pixel_size_angst"].min())  # type: ignore[arg-type]
     box = next_fast_size(math.ceil((diameter + 2 * _MARGIN_ANGST) / pixel))
-    potential = potential_volume(middle, box_px=box, pixel_size_angst=pixel)
+    potential = potential_volume(middle, box_px=box, pixel_size_angst=pixel, solvent="bulk")
     x, y, z = (float(value) - (box // 2) * pixel for value in centre)
     ref = ctx.put({"volume": potential.numpy()})
     return Reference(ref, box, pixel, (x, y, z), diameter)
@@ -200,7 +200,7 @@ def _aligned(
 
 @protocol(
     "volumes.fsc",
-    version=2,
+    version=3,
     label="Fourier shell correlation",
     citations=(
         "Rosenthal & Henderson 2003, doi:10.1016/j.jmb.2003.07.013",
