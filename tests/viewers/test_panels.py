@@ -7,7 +7,7 @@ import pytest
 
 from tests.viewers import sets
 from verglas.core.registry import load_registry
-from verglas.model import KINDS
+from verglas.model import KINDS, VOLUMES, make_dataset
 from verglas.sdk.viewer import Gallery, Histogram, Image, Panel, Text, viewer
 from verglas.viewers import builtin
 from verglas.viewers.panels import best_viewers, draw_panel, draw_viewer, is_news
@@ -147,3 +147,20 @@ def test_rows_without_a_picture_take_no_place_in_a_gallery(tmp_path):
     scene = Scene("j1", {"movies": sets.movies(tmp_path)})
     (picture,) = draw_panel(Gallery("thumbnail_path"), scene, "g")
     assert picture.caption == "3 of 5 movies."
+
+
+def test_maps_of_classes_are_named_and_those_not_drawn_are_counted(tmp_path):
+    one = sets.volumes(tmp_path)
+    rows = pl.DataFrame(
+        {
+            "image_path": ["v.mrc"] * 6,
+            "class_index": [4, 0, 1, 2, 3, 5],
+            "n_particles": [9, 8, 7, 6, 5, 4],
+            "optics_group": [1] * 6,
+        }
+    )
+    data = make_dataset(VOLUMES, rows, root=tmp_path, optics=one.optics)
+    captions = [item.caption for item in drawn(data) if isinstance(item, Picture)]
+    assert sum(text.startswith("Class 4, 9 particles. ") for text in captions) == 2
+    assert sum(text.endswith("2 more maps are not shown.") for text in captions) == 2
+    assert not any("Class" in item.caption for item in drawn(one) if isinstance(item, Picture))

@@ -1,6 +1,7 @@
 """Draw panels of maps and of the directions that particles are seen from."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,8 @@ def draw_slices(panel: Slices, scene: Scene, name: str) -> list[Picture | Missin
     for number, row in enumerate(_rows(scene), start=1):
         volume, mask, pixel = _read(scene, row, panel.volume, _SLICES_BOX_PX)
         title = f"{name}-{number}"
-        shown.append(slices_picture(volume, title, pixel_size_angst=pixel, mask=mask))
+        picture = slices_picture(volume, title, pixel_size_angst=pixel, mask=mask)
+        shown.append(_named(picture, row, scene, number))
     return shown
 
 
@@ -35,7 +37,8 @@ def draw_surface(panel: Volume, scene: Scene, name: str) -> list[Picture | Missi
         volume, mask, pixel = _read(scene, row, panel.volume, MAX_BOX_PX)
         level = row.get(panel.threshold) if panel.threshold else None
         title = f"{name}-{number}"
-        shown.append(surface_picture(volume, title, pixel_size_angst=pixel, mask=mask, level=level))
+        picture = surface_picture(volume, title, pixel_size_angst=pixel, mask=mask, level=level)
+        shown.append(_named(picture, row, scene, number))
     return shown
 
 
@@ -51,6 +54,24 @@ def draw_orientations(panel: OrientationMap, scene: Scene, name: str) -> list[Pi
 
 def _rows(scene: Scene) -> list[dict[str, Any]]:
     return scene.data.with_optics().head(_MOST_MAPS).collect().to_dicts()
+
+
+def _named(picture: Picture, row: Mapping[str, Any], scene: Scene, number: int) -> Picture:
+    """Say which of several maps it is, and how many are not shown."""
+    n_maps = scene.data.n_items
+    if n_maps < 2:
+        return picture
+    parts = [f"Map {number} of {n_maps}"]
+    if row.get("class_index") is not None:
+        parts = [f"Class {row['class_index']}"]
+    elif row.get("label"):
+        parts = [str(row["label"])]
+    if row.get("n_particles") is not None:
+        parts.append(f"{row['n_particles']} particles")
+    caption = f"{', '.join(parts)}. {picture.caption}"
+    if number == _MOST_MAPS < n_maps:
+        caption += f" {n_maps - number} more maps are not shown."
+    return replace(picture, caption=caption)
 
 
 def _read(
