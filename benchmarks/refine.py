@@ -5,9 +5,9 @@
 
 The SNR is of the images: variance of signal over variance of noise inside the particle. Both
 halves start from the truth low-passed at `--start-angst`. Per iteration one line; at the end
-pose and shift errors, resolutions of half maps, of the map against the truth and of maps made
-with the true poses ("oracle"), the largest difference over shells between the FSC to the truth
-and sqrt(2F/(1+F)), and CPU seconds by stage.
+pose and shift errors, the former beside their Cramer-Rao bound, resolutions of half maps, of the
+map against the truth and of maps made with the true poses ("oracle"), the largest difference over
+shells between the FSC to the truth and sqrt(2F/(1+F)), and CPU seconds by stage.
 """
 
 import argparse
@@ -36,7 +36,8 @@ from verglas.kernels.disc import half_disc, shell_sums
 from verglas.kernels.fourier import rfft3
 from verglas.kernels.fsc import fourier_shell_correlation, resolution_at
 from verglas.kernels.masks import soft_sphere
-from verglas.kernels.slices import insert_slices
+from verglas.kernels.pose_likelihood import pose_normals
+from verglas.kernels.slices import insert_slices, volume_to_half_volume
 from verglas.kernels.so3 import euler_to_matrix, matrix_to_euler, pose_distance_deg
 from verglas.kernels.symmetry import symmetry_operators
 from verglas.simulate import particles as simulate
@@ -178,6 +179,34 @@ def pose_errors(
     return torch.from_numpy(agreement.errors_deg), shift.norm(dim=1)
 
 
+def pose_limit_deg(particles: Particles, config: RefineConfig, state: RefineState) -> float:
+    """Median angle error at the Cramer-Rao bound: true map and poses, shells that are resolved."""
+    radius = min(state.shell + 1, config.max_radius)
+    half_volume = volume_to_half_volume(
+        particles.truth[None], radius=radius, padding=config.padding
+    )[0]
+    lengths = []
+    for half in (0, 1):
+        views = views_of(particles, config, state, half).prefix(radius)
+        index = torch.arange(half, len(particles.images), 2)
+        signal, weight = views.whitened()
+        normal = pose_normals(
+            half_volume,
+            signal,
+            weight,
+            particles.rotations[index],
+            particles.shifts_angst[index] / config.pixel_size_angst,
+            views.disc.frequencies_px,
+            box=config.box,
+            padding=config.padding,
+        ).normal
+        factor = torch.linalg.cholesky(torch.linalg.inv(normal)[:, :3, :3])
+        generator = torch.Generator().manual_seed(half)
+        drawn = torch.randn(len(index), 200, 3, generator=generator, dtype=torch.float64)
+        lengths.append((drawn @ factor.mT).norm(dim=2).flatten())
+    return float(torch.cat(lengths).rad2deg().median())
+
+
 def oracle_sums(
     particles: Particles, config: RefineConfig, state: RefineState, half: int, radius: int
 ) -> Sums:
@@ -285,6 +314,8 @@ def report(
         f"{float(angle.quantile(0.9)):.2f}, beyond 10 deg {float((angle > 10).double().mean()):.1%}"
         f"; shift error median {float(shift.median()):.3f} Å"
     )
+    limit = pose_limit_deg(particles, config, state)
+    print(f"Cramer-Rao bound of it {limit:.3f} deg, ratio {float(angle.median()) / limit:.2f}")
     operators = symmetry_operators(config.symmetry)
     oracle = []
     for half in (0, 1):
