@@ -62,7 +62,7 @@ def sums_of(state, weights, seed=0):
 def updated(classified, weights, loss):
     state = state_at(classified, len(weights))
     halves = {half: sums_of(state, weights, seed=half) for half in (0, 1)}
-    return planar_update(CONFIG, state, halves, torch.tensor(loss, dtype=torch.float64))
+    return planar_update(CONFIG, state, halves, torch.tensor(loss, dtype=torch.float64))[0]
 
 
 def test_spare_classes_whose_loss_costs_least_are_left_out():
@@ -88,8 +88,8 @@ def test_each_part_of_the_particles_meets_averages_without_it():
     state = state_at(5, 3)
     sums = {part: sums_of(state, [50.0] * 3, seed=part) for part in (0, 1)}
     loss = torch.ones(3, dtype=torch.float64)
-    new = planar_update(CONFIG, state, sums, loss)
-    swapped = planar_update(CONFIG, state, {0: sums[1], 1: sums[0]}, loss)
+    new, _ = planar_update(CONFIG, state, sums, loss)
+    swapped, _ = planar_update(CONFIG, state, {0: sums[1], 1: sums[0]}, loss)
     assert new.averages.shape[0] == 2
     torch.testing.assert_close(new.averages[0], swapped.averages[1], rtol=1e-4, atol=1e-5)
     assert not torch.equal(new.averages[0], new.averages[1])
@@ -98,8 +98,27 @@ def test_each_part_of_the_particles_meets_averages_without_it():
 def test_centring_takes_all_particles_for_one_average():
     state = state_at(-2, 1)
     sums = {part: sums_of(state, [50.0], seed=part) for part in (0, 1)}
-    new = planar_update(CONFIG, state, sums, torch.ones(1, dtype=torch.float64))
+    new, known = planar_update(CONFIG, state, sums, torch.ones(1, dtype=torch.float64))
     assert new.averages.shape[:2] == (1, 1)
+    assert known is None
+
+
+def test_parts_take_turns_but_after_averages_were_moved_or_split():
+    # centres of mass become the centre in the fourth pass
+    for classified, loss, goes_on in ((5, 1.0, True), (4, 1.0, False), (5, 0.0, False)):
+        state = state_at(classified, 3)
+        sums = {part: sums_of(state, [50.0] * 3, seed=part) for part in (0, 1)}
+        _, known = planar_update(CONFIG, state, sums, torch.tensor([1.0, 1.0, loss]).double())
+        assert (known is not None) == goes_on
+
+
+def test_sums_of_classes_that_are_left_out_are_forgotten():
+    state = state_at(1, 6)
+    sums = {part: sums_of(state, [50.0] * 6, seed=part) for part in (0, 1)}
+    loss = torch.tensor([9.0, 0.1, 8.0, 0.2, 7.0, 0.3], dtype=torch.float64)
+    _, known = planar_update(CONFIG, state, sums, loss)
+    assert known.part_numerator.shape[:2] == (2, 3)
+    assert torch.equal(known.part_numerator[1], sums[1].numerator[[0, 2, 4]])
 
 
 def test_averages_off_centre_are_brought_back_with_their_particles():

@@ -18,11 +18,18 @@ from torch import Tensor
 
 from verglas.algorithms.em.mstep import Sums
 
-__all__ = ["CompactSpace", "RingSums", "Shrinkage", "plain_averages"]
+__all__ = [
+    "CompactSpace",
+    "RingSums",
+    "Shrinkage",
+    "plain_averages",
+    "resolved_ring",
+]
 
 _LEAST_VARIANCE = 0.05  # of the radial average's power: what is never denied to a class
 _WEIGHT_FLOOR = 1e-4  # of the mean of all rings
 _LOOSE = 10.0  # times the power seen: a prior that leaves an average to its data
+_AGREED = 0.5  # correlation of halves at the last ring that tells classes apart
 _SMEAR = 2  # rings over which a mask mixes neighbours
 _JITTER = 1e-9  # of the mean of a matrix's diagonal
 _MORE_POINTS = 8  # radii beyond two for each detail that fits into the mask
@@ -45,11 +52,14 @@ class RingSums:
     @staticmethod
     def of(sums: Sums) -> "RingSums":
         """Take those of some views, as `turning.expect_turned` adds them up."""
-        denominator = torch.as_tensor(sums.denominator).double()
-        floor = _WEIGHT_FLOOR * denominator.mean(1, keepdim=True) + 1e-30
-        return RingSums(
-            torch.as_tensor(sums.numerator).to(torch.complex128), denominator.maximum(floor)
-        )
+        return RingSums.make(torch.as_tensor(sums.numerator), torch.as_tensor(sums.denominator))
+
+    @staticmethod
+    def make(numerator: Tensor, denominator: Tensor) -> "RingSums":
+        """Take sums in single precision, whose weights may be zero."""
+        weight = denominator.double()
+        floor = _WEIGHT_FLOOR * weight.mean(1, keepdim=True) + 1e-30
+        return RingSums(numerator.to(torch.complex128), weight.maximum(floor))
 
     @staticmethod
     def join(parts: Sequence["RingSums"]) -> "RingSums":
@@ -194,6 +204,29 @@ class Shrinkage:
         found = self.compact.solve(sums.about(self.radial), self.compact.fill / self.variance)
         found[:, 0] += self.radial
         return found
+
+
+def resolved_ring(parts: Sequence[RingSums]) -> int:
+    """Return the first ring from which on averages of two halves no longer agree.
+
+    What all classes have in common does not count.
+
+    Args:
+        parts: of sets of views whose noise is independent, at least two.
+    """
+    both = RingSums.join(parts)
+    radial = both.numerator[:, 0].real.sum(0) / both.denominator.sum(0)
+    first, second = (RingSums.join(parts[start::2]).about(radial) for start in (0, 1))
+    cross, one, other = (
+        _smooth(_power(a, b).sum(0), _SMEAR)
+        for a, b in (
+            (first.numerator, second.numerator),
+            (first.numerator, first.numerator),
+            (second.numerator, second.numerator),
+        )
+    )
+    agrees = cross > _AGREED * (one * other).sqrt()
+    return int(agrees.long().cumprod(0).sum()) + 1
 
 
 def _power(first: Tensor, second: Tensor) -> Tensor:

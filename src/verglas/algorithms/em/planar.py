@@ -34,7 +34,7 @@ N_CENTRING = 4
 
 _WIDE_ITERATIONS = 1
 _EDGE_ANGST = 8.0
-_NUMBERS = ("shift_prior_angst", "evidence_loglik", "iteration")
+_NUMBERS = ("shift_prior_angst", "evidence_loglik")
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class PlanarConfig:
         return N_CENTRING + 1 + self.iterations
 
     def radius_at(self, iteration: int) -> int:
-        """Return the shells used in an iteration, counted from the first of all."""
+        """Return the shells used in an iteration at most, counted from the first of all."""
         part = (iteration - N_CENTRING - 1) / max(1, self.ramp_iterations)
         start, end = 1 / self.start_resolution_angst, 1 / self.max_resolution_angst
         frequency = start + min(1.0, max(0.0, part)) * (end - start)
@@ -112,6 +112,7 @@ class PlanarState:
         shift_prior_angst: standard deviation of shifts.
         evidence_loglik: of the last iteration, per particle, against an empty box.
         iteration: number of iterations done, all kinds counted.
+        radius: shells that are compared next.
     """
 
     averages: Tensor
@@ -123,6 +124,7 @@ class PlanarState:
     shift_prior_angst: float
     evidence_loglik: float
     iteration: int
+    radius: int
 
     def to_arrays(self) -> dict[str, Any]:
         """Return numpy arrays and plain numbers by name."""
@@ -137,7 +139,8 @@ class PlanarState:
         known = {name: arrays[name] for name in PlanarState.__dataclass_fields__}
         values: dict[str, Any] = {name: torch.as_tensor(v) for name, v in known.items()}
         values |= {name: float(known[name]) for name in _NUMBERS}
-        return PlanarState(**values | {"iteration": int(known["iteration"])})
+        values |= {name: int(known[name]) for name in ("iteration", "radius")}
+        return PlanarState(**values)
 
 
 def planar_side(radius: int) -> int:
@@ -172,7 +175,7 @@ def planar_turning(config: PlanarConfig, state: PlanarState, *, half: int = 0) -
         state: where it stands.
         half: part of the particles, from 0.
     """
-    radius = config.radius_at(state.iteration)
+    radius = state.radius
     step = config.extent_angst / radius / 4
     classified = state.iteration - N_CENTRING - 1
     if classified < 0:

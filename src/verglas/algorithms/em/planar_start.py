@@ -40,6 +40,7 @@ def first_planar_state(config: PlanarConfig, noise_power: Tensor) -> PlanarState
         shift_prior_angst=config.shift_range_angst / 2,
         evidence_loglik=-math.inf,
         iteration=0,
+        radius=config.radius_at(0),
     )
 
 
@@ -62,7 +63,7 @@ def seed_classes(
     """
     n = state.averages.shape[-1]
     n_drawn = n_at_start(config)
-    grid = planar_grid(config, config.radius_at(state.iteration))
+    grid = planar_grid(config, state.radius)
     drawn = draw_deviations(covariance, state.mean_weight, grid, n=n_drawn, seed=config.seed)
     images = images_of_orders(drawn.transpose(0, 1), n)
     return replace(

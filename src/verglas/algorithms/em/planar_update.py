@@ -16,7 +16,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from verglas.algorithms.em.average import CompactSpace, RingSums, Shrinkage
+from verglas.algorithms.em.average import CompactSpace, RingSums, Shrinkage, resolved_ring
 from verglas.algorithms.em.mstep import Sums
 from verglas.algorithms.em.planar import (
     N_CENTRING,
@@ -28,17 +28,19 @@ from verglas.algorithms.em.planar import (
     planar_turning,
 )
 from verglas.algorithms.em.planar_classes import held_back, kept_classes, recentre, split_poor
+from verglas.algorithms.em.planar_parts import PartSums, others_averages
 from verglas.algorithms.em.prior import updated_noise, updated_scale
 from verglas.kernels.rings import images_of_orders
 
 __all__ = ["planar_update"]
 
+_FARTHER = 1.1  # than the last ring that is resolved, so that more can be
 _MIN_SHIFT_PRIOR_ANGST = 1.5
 
 
 def planar_update(
     config: PlanarConfig, state: PlanarState, sums: Mapping[int, Sums], loss_loglik: Tensor
-) -> PlanarState:
+) -> tuple[PlanarState, PartSums | None]:
     """Make new averages and learn noise, scale, priors.
 
     Args:
@@ -48,29 +50,35 @@ def planar_update(
         loss_loglik: `[c]`, evidence that would be lost without each class.
 
     Returns:
-        The next state; once there are classes, each part has the averages of the others.
+        The next state, in which each part has the averages of the others once there are
+        classes; and the sums, unless averages were moved or split and are no longer theirs.
     """
-    parts = [RingSums.of(sums[part]) for part in sorted(sums)]
+    known = PartSums.of(sums)
+    parts = known.ring_sums()
     both = RingSums.join(parts)
     n_orders, radius = both.numerator.shape[1:]
     total = _total(list(sums.values()))
     n_views = max(float(total.shift_square_angst2[1]), 1.0)
-    weight = both.denominator.sum(0).float() / n_views
+    weight = known.part_denominator.double().sum((0, 1)).float() / n_views
     share = (total.class_weight / total.class_weight.sum().clamp_min(1e-9)).float()
-    n = planar_side(max(radius, config.radius_at(state.iteration + 1)))
+    next_radius = _next_radius(config, state, parts)
+    n = planar_side(max(radius, next_radius))
     mask = planar_mask(config, n)
     compact = CompactSpace.make(mask, radius=radius, n_orders=n_orders)
     shrinkage = Shrinkage.learn(parts, compact, tau=config.tau)
     orders = _averages(state, parts, shrinkage)
     kept = kept_classes(config, state.iteration, loss_loglik)
+    is_split = False
     if len(kept) == orders.shape[1]:
-        orders = split_poor(config, state.iteration, orders, loss_loglik, parts, shrinkage)
+        split = split_poor(config, state.iteration, orders, loss_loglik, parts, shrinkage)
+        is_split, orders = split is not orders, split
     images = images_of_orders(orders.flatten(0, 1), n) * mask
     images = images.view(*orders.shape[:2], n, n)
     images, moves = recentre(config, state.iteration, images)
+    is_other = is_split or bool(moves.any()) or state.iteration < N_CENTRING
     measured = math.sqrt(float(total.shift_square_angst2[0]) / n_views)
     coarse = config.extent_angst / radius / 8
-    return replace(
+    new = replace(
         state,
         averages=images[:, kept],
         moves_angst=moves,
@@ -82,7 +90,18 @@ def planar_update(
         evidence_loglik=float(total.evidence_loglik) / n_views
         - log_pose_count(config, planar_turning(config, state)),
         iteration=state.iteration + 1,
+        radius=next_radius,
     )
+    return new, None if is_other else known.take(kept)
+
+
+def _next_radius(config: PlanarConfig, state: PlanarState, parts: Sequence[RingSums]) -> int:
+    """Follow the ramp as far as classes are resolved: finer rings would only add noise."""
+    allowed = config.radius_at(state.iteration + 1)
+    if state.iteration < N_CENTRING or len(parts) < 2:
+        return allowed
+    resolved = math.ceil(_FARTHER * resolved_ring(parts))
+    return max(state.radius, min(allowed, resolved))
 
 
 def _averages(state: PlanarState, parts: Sequence[RingSums], shrinkage: Shrinkage) -> Tensor:
@@ -90,8 +109,7 @@ def _averages(state: PlanarState, parts: Sequence[RingSums], shrinkage: Shrinkag
     if state.iteration < N_CENTRING or len(parts) < 2:
         both = RingSums.join(parts)
         return shrinkage.averages(both)[None]
-    others = [RingSums.join([*parts[:i], *parts[i + 1 :]]) for i in range(len(parts))]
-    return torch.stack([shrinkage.averages(other) for other in others])
+    return others_averages(parts, shrinkage)
 
 
 def _total(parts: Sequence[Sums]) -> Sums:

@@ -34,7 +34,7 @@ def _views(
     rows, views = views_of_rows(
         rows,
         task,
-        disc=half_disc(config.box, config.radius_at(state.iteration)),
+        disc=half_disc(config.box, state.radius),
         noise_power=state.noise_power,
         scale=state.scale,
         pixel_size_angst=config.pixel_size_angst,
@@ -47,15 +47,17 @@ def _expect(
 ) -> "tuple[pl.DataFrame, Turned, Sums]":
     from verglas.algorithms.em.planar import planar_turning
     from verglas.algorithms.em.turning import expect_turned
+    from verglas.kernels.denormals import denormals_flushed
 
     half = int(rows[HALF][0])
     rows, views, shifts = _views(rows, task, config, state)
-    poses, sums = expect_turned(
-        views,
-        planar_turning(config, state, half=half),
-        n_groups=len(state.noise_power),
-        shifts_angst=shifts,
-    )
+    with denormals_flushed():
+        poses, sums = expect_turned(
+            views,
+            planar_turning(config, state, half=half),
+            n_groups=len(state.noise_power),
+            shifts_angst=shifts,
+        )
     return rows, poses, sums
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["expected", "iterate", "with_halves", "with_shifts"]
 
 _CHUNK = 1000
-_SMALLEST_CHUNK = 500  # what is the same for all particles is worked out once in each
+_SMALLEST_CHUNK = 250  # what is the same for all particles is worked out once in each
 _N_PARTS = 4  # each meets averages of the others: three quarters of the particles
 _SAMPLE_PER_CLASS = 200
 _SMALLEST_SAMPLE = 1500
@@ -31,9 +31,9 @@ def _put(ctx: Context, state: "PlanarState") -> ArrayRef:
     return ctx.put({name: np.asarray(value) for name, value in state.to_arrays().items()})
 
 
-def _chunk(n: int) -> int:
-    """Return the size of chunks: two for each half set, but for few particles."""
-    return max(_SMALLEST_CHUNK, min(_CHUNK, -(-n // 4)))
+def _chunk(n: int, n_parts: int = _N_PARTS) -> int:
+    """Return the size of chunks of particles of some parts: two for each, but for few."""
+    return max(_SMALLEST_CHUNK, min(_CHUNK, -(-n // (2 * n_parts))))
 
 
 def with_halves(rows: pl.DataFrame, seed: int) -> pl.DataFrame:
@@ -103,6 +103,7 @@ def _centre_new(
         averages=torch.as_tensor(arrays["ring"]),
         log_prior=torch.zeros(1),
         iteration=1,
+        radius=config.radius_at(1),
     )
     table = with_shifts(rows, arrays["particle_shift_angst"], new)
     found = ctx.map(centre, table, chunk=_CHUNK, config=config, state=_put(ctx, ring))
@@ -146,7 +147,7 @@ def iterate(
             state = _updated(ctx, rows, table, config, state, arrays)
         if iteration < N_CENTRING:
             arrays["particle_is_centred"][part] = True
-        resolution = config.extent_angst / config.radius_at(iteration)
+        resolution = config.extent_angst / state.radius
         ctx.progress(iteration + 1, config.n_iterations, f"{resolution:.0f} Å")
         return arrays | state.to_arrays()
 
@@ -154,6 +155,7 @@ def iterate(
         "particle_shift_angst": _first_shifts(rows),
         "particle_is_centred": np.zeros(rows.height, dtype=bool),
         "ring": np.zeros(1),
+        "takes_turns": False,
     }
     return ctx.iterate(step, first, until=lambda s: int(s["iteration"]) >= config.n_iterations)
 
@@ -185,20 +187,49 @@ def _updated(
     """Run one iteration; the shifts of particles are changed in place."""
     from verglas.algorithms.em.planar_update import planar_update
 
-    found, sums, loss = expected(ctx, table, config, state)
-    new = planar_update(config, state, sums, loss)
+    found, sums, loss = _passed(ctx, table, config, state, arrays)
+    new, known = planar_update(config, state, sums, loss)
+    arrays |= {"takes_turns": known is not None} | (known.to_arrays() if known else {})
     place = _store_shifts(rows, arrays["particle_shift_angst"], _followed(found, new))
     arrays["particle_is_centred"][place] = True
     ctx.log.info(
         "iteration %d, %.1f Å: evidence %.2f nats a particle, shifts %.1f Å, classes of %.1f %% "
         "to %.1f %%",
         new.iteration,
-        config.extent_angst / config.radius_at(state.iteration),
+        config.extent_angst / state.radius,
         new.evidence_loglik,
         new.shift_prior_angst,
         *(100 * share for share in _extremes(found)),
     )
     return new
+
+
+def _passed(
+    ctx: Context,
+    table: pl.DataFrame,
+    config: "PlanarConfig",
+    state: "PlanarState",
+    arrays: dict[str, Any],
+) -> "tuple[pl.DataFrame, dict[int, Sums], Tensor]":
+    """Compare all particles, part by part with new averages in between where that is known."""
+    import torch
+
+    from verglas.algorithms.em.planar_parts import PartSums, renewed_averages
+
+    parts = sorted(table[HALF].unique().to_list())
+    if not arrays["takes_turns"] or len(parts) < len(arrays["part_numerator"]):
+        return expected(ctx, table, config, state)
+    known = PartSums.from_arrays(arrays)
+    sums: dict[int, Sums] = {}
+    rows, losses = [], []
+    for part in parts:
+        found, mine, loss = expected(ctx, table.filter(pl.col(HALF) == part), config, state)
+        known = known.renewed(part, mine[part])
+        state = renewed_averages(config, state, known)
+        sums |= mine
+        rows.append(found)
+        losses.append(loss)
+    return pl.concat(rows), sums, torch.stack(losses).sum(0)
 
 
 def _extremes(found: pl.DataFrame) -> tuple[float, float]:
@@ -218,7 +249,7 @@ def expected(
     found = ctx.accumulate(
         expect_classes,
         table,
-        chunk=_chunk(table.height),
+        chunk=_chunk(table.height, table[HALF].n_unique()),
         by=HALF,
         config=config,
         state=_put(ctx, state),

@@ -12,7 +12,8 @@ average, and one that holds more than twice its share is held back.
 
 Large sets are sampled: each early iteration uses a random part, the last ones all particles.
 Particles are parted into four sets, and each set meets averages of the other three, so that no
-particle finds its own noise in an average. So `score`, the
+particle finds its own noise in an average. The sets take turns: averages are renewed after each,
+not after all, which halves the number of passes. As no particle meets itself, `score`, the
 log-likelihood of a particle against an empty box in nats, is honest: it is below zero on average
 for noise. The resolution of an average is where those of two halves stop to agree (correlation
 0.5); an average whose particles are no more probable than noise has none, and gets the size of
@@ -58,9 +59,9 @@ class Classify2dParams(Params):
         advanced=True,
         help="Finest detail that is compared at the start; by itself 1/9 of the diameter.",
     )
-    iterations: int = param(20, ge=2, le=500, help="Number of iterations after centring.")
+    iterations: int = param(12, ge=2, le=500, help="Passes over the particles, after centring.")
     ramp_iterations: int = param(
-        12, ge=1, le=200, advanced=True, help="Iterations over which the resolution grows."
+        7, ge=1, le=200, advanced=True, help="Iterations over which the resolution grows."
     )
     tau: float = param(
         2.0, gt=0, advanced=True, help="Trust in the data against the prior of round averages."
@@ -158,11 +159,12 @@ def _particles(ctx: Context, inputs: Inputs, poses: pl.DataFrame) -> DataSet:
 
 @protocol(
     _ID,
-    version=3,
+    version=4,
     label="Classify in 2D",
     citations=(
         "Scheres 2012, doi:10.1016/j.jmb.2011.11.010",
         "Zhao & Singer 2014, doi:10.1016/j.jsb.2014.03.001",
+        "Neal & Hinton 1998, doi:10.1007/978-94-011-5014-9_12",
     ),
 )
 def run(ctx: Context, params: Classify2dParams, inputs: Inputs) -> Outputs:
