@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from tests.algorithms.em.model_images import PIXEL_ANGST, draw_views, make_setting
+from verglas.algorithms.em import expectation
 from verglas.algorithms.em.audit import WIDEST, audit_search
-from verglas.algorithms.em.expectation import Level, Search
+from verglas.algorithms.em.expectation import Level, Search, expect
 from verglas.algorithms.em.polish import Polish
 from verglas.algorithms.em.references import References
 from verglas.algorithms.em.search import shift_grid
@@ -72,3 +73,18 @@ def test_wider_searches_carry_more_cells_or_more_starts():
     assert (grid.max_cells, grid.polish) == (256, None)
     polished = _search(polish=Polish(8, 8, 8)).widened(4)
     assert (polished.max_cells, polished.polish.n_starts) == (128, 12)
+
+
+def test_views_on_the_ladder_in_blocks_give_the_same_sums(scene, monkeypatch):
+    views, references, still = scene
+
+    def expected():
+        return expect(views, references, _search(), n_groups=1, shifts_angst=still)
+
+    whole_poses, whole = expected()
+    monkeypatch.setattr(expectation, "_views_at_once", lambda search, n: 5)
+    poses, sums = expected()
+    torch.testing.assert_close(poses.loglik, whole_poses.loglik, rtol=1e-6, atol=1e-4)
+    torch.testing.assert_close(
+        sums.denominator, whole.denominator, rtol=1e-3, atol=1e-4 * float(whole.denominator.max())
+    )

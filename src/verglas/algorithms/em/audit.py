@@ -20,7 +20,7 @@ from verglas.kernels.so3 import pose_distance_deg
 
 __all__ = ["WIDEST", "Audit", "audit_search"]
 
-WIDEST = 4
+WIDEST = 16
 """A search is made so many times wider than planned at most."""
 
 _SAME_DEG = 7.5

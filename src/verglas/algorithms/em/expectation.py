@@ -6,6 +6,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from verglas.algorithms.batching import block_size
 from verglas.algorithms.em.bank import Bank
 from verglas.algorithms.em.dense_pass import dense_profiles, expect_densely
 from verglas.algorithms.em.descent import descend, expect_on_ladder
@@ -30,6 +31,7 @@ __all__ = [
     "scatter",
 ]
 
+_LADDER_GB = 0.5
 _BLOCK = 256  # views in the continuous stage at a time
 _TOP_ROWS = 8  # for each start wanted; neighbours of better ones are passed over
 
@@ -69,7 +71,20 @@ def expect(
         return _polished(views, references, starts, search, sums, window), sums
     if len(search.levels) == 1:
         return expect_densely(views, centre, bank, references, search, sums, window), sums
-    return expect_on_ladder(views, centre, bank, references, search, sums, window), sums
+    size = _views_at_once(search, len(views))
+    blocks = [slice(start, start + size) for start in range(0, len(views), size)]
+    parts = [
+        expect_on_ladder(views.take(b), centre[b], bank, references, search, sums, window)
+        for b in blocks
+    ]
+    return Poses.join(parts), sums
+
+
+def _views_at_once(search: Search, n_views: int) -> int:
+    """Return how many views have room for their scores on the finer levels, and two copies."""
+    n_shifts = max(len(level.shifts_angst) for level in search.levels[1:])
+    per_view = 3 * 4 * 8 * search.max_cells * n_shifts
+    return block_size(per_view, budget_gb=_LADDER_GB, most=n_views)
 
 
 def expect_nearby(
