@@ -34,7 +34,7 @@ def _pick(image, diameter_angst, **config) -> Picks:
     ],
 )
 def test_particles_are_found(kind, n, diameter, n_ice):
-    """Match within 0.3 diameters; F1 at least 0.95, centres within 0.05 diameters if round."""
+    """Match within 0.3 diameters; F1 at least 0.95, centres within 0.05 diameters."""
     image, truth = field(
         np.random.default_rng(1), n, kind=kind, diameter_angst=diameter, n_ice=n_ice
     )
@@ -42,8 +42,7 @@ def test_particles_are_found(kind, n, diameter, n_ice):
     hits = n_matched(found, truth, 0.3 * diameter / 1.5)
     assert 2 * hits / (len(found) + len(truth)) >= 0.95
     nearest = np.hypot(*(found[:, None] - truth[None]).transpose(2, 0, 1)).min(axis=1)
-    limit = 0.15 if kind == "rod" else 0.05
-    assert np.median(nearest) * 1.5 < limit * diameter
+    assert np.median(nearest) * 1.5 < 0.05 * diameter
 
 
 def test_noise_gives_almost_no_picks():

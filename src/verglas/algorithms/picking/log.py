@@ -5,6 +5,8 @@
    particle really looks like here (filled or hollow, defocus fringes), whatever it is.
 3. Correlation with the self-template gives new peaks; heights of peaks are split into noise and
    particles by a two-component fit; the particles make the next self-template.
+4. What was found is moved to the centroids of its peaks, and once more in the correlation
+   with the average of particles so centred: maxima lie anywhere along a long particle.
 Nothing but the diameter is given. Heights are never compared between micrographs.
 """
 
@@ -23,6 +25,7 @@ from verglas.algorithms.picking._score_map import (
     prepare_image,
     radius_grid,
 )
+from verglas.algorithms.picking.centring import centroid_of_top
 from verglas.kernels.peaks import find_peaks
 
 __all__ = ["LogPickConfig", "Picks", "pick_particles"]
@@ -30,6 +33,9 @@ __all__ = ["LogPickConfig", "Picks", "pick_particles"]
 _SEED_SHARE = 0.15  # of the places that an image has room for
 _LEAST_SEEDS = 10
 _NOISE_SIGMA = 4.5  # not reached by white noise in some 1e5 independent places
+_REACH = 0.75  # of the diameter, of templates
+_CENTRING_ROUNDS = 2
+_FARTHEST = 0.3  # of the diameter, that a pick is moved
 _LEAST_SEEN = 0.2  # a corner shows a quarter of a particle
 
 
@@ -121,6 +127,29 @@ def _peaks(
     return peaks.position_px, peaks.score
 
 
+def _centred(
+    score: Tensor,
+    image: PickingImage,
+    matcher: TemplateMatcher,
+    position_px: Tensor,
+    config: LogPickConfig,
+) -> Tensor:
+    """Put picks at the middle of their particles, also of long ones.
+
+    Blank places and ice do not count; a pick that something beside it would draw far stays.
+    """
+    if not len(position_px):
+        return position_px
+    usable = image.valid * (image.local_std <= config.max_local_std)
+    half = math.ceil(_REACH * image.diameter_px)
+    place = centroid_of_top(score * usable, position_px, diameter_px=image.diameter_px)
+    for _ in range(_CENTRING_ROUNDS):
+        again = matcher.score(_draw(_radial_template(image, place, half), half))
+        place = centroid_of_top(again * usable, place, diameter_px=image.diameter_px)
+    moved = torch.linalg.vector_norm(place - position_px, dim=1, keepdim=True)
+    return torch.where(moved <= _FARTHEST * image.diameter_px, place, position_px.to(place))
+
+
 def pick_particles(image: Tensor, *, pixel_size_angst: float, config: LogPickConfig) -> Picks:
     """Find particles in one micrograph.
 
@@ -138,7 +167,7 @@ def pick_particles(image: Tensor, *, pixel_size_angst: float, config: LogPickCon
     small = prepare_image(
         image, pixel_size_angst=pixel_size_angst, diameter_angst=config.max_diameter_angst
     )
-    half = math.ceil(0.75 * small.diameter_px)
+    half = math.ceil(_REACH * small.diameter_px)
     matcher = TemplateMatcher(small, half)
     ratio = config.min_diameter_angst / config.max_diameter_angst
     n_scales = max(2, 1 + math.ceil(math.log(1.0 / ratio) / math.log(1.2)))
@@ -164,7 +193,7 @@ def pick_particles(image: Tensor, *, pixel_size_angst: float, config: LogPickCon
     keep = height >= split.threshold + config.threshold_shift * split.noise_std
     pixel = position[keep].round().long()
     return Picks(
-        position_px=small.to_micrograph(position[keep]),
+        position_px=small.to_micrograph(_centred(score, small, matcher, position[keep], config)),
         score=height[keep],
         diameter_angst=diameter[pixel[:, 1], pixel[:, 0]] * step_angst,
         split=split,

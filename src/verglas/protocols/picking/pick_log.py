@@ -143,7 +143,7 @@ def pick(rows: pl.DataFrame, task: Task, *, params: PickParams) -> pl.DataFrame:
 
 @protocol(
     "micrographs.pick_log",
-    version=1,
+    version=2,
     label="Pick by size",
     citations=(
         "Lindeberg 1998, doi:10.1023/A:1008045108935",
