@@ -138,7 +138,7 @@ class _TimedContext(LocalContext):
         self.cpu_s[stage] += time.process_time() - start
 
 
-def simulate(folder: Path, size: Size, *, snr: float = 0.1) -> Any:
+def simulate(folder: Path, size: Size, *, snr: float = 0.5) -> Any:
     """Make the images, or find them made; return the outputs of the protocol.
 
     Args:
@@ -158,7 +158,7 @@ def simulate(folder: Path, size: Size, *, snr: float = 0.1) -> Any:
     return particles_simulate.run(context, params, particles_simulate.Inputs())
 
 
-def measure(folder: Path, size: Size, *, snr: float = 0.1, max_iterations: int = 20) -> Measured:
+def measure(folder: Path, size: Size, *, snr: float = 0.5, max_iterations: int = 20) -> Measured:
     """Simulate particles, refine them in this process and count.
 
     Args:

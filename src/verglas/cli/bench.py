@@ -72,12 +72,7 @@ def run_em(
 
     Processor time is that of all processes of each job, start-up included.
     """
-    from verglas.algorithms.em.throughput import measure_throughput
-    from verglas.api.bench import run_cases
     from verglas.api.bench_cases import SCALING, select_cases
-    from verglas.api.bench_gpu import run_gpu
-    from verglas.api.bench_peer import find_peer
-    from verglas.cli.process import open_or_make
     from verglas.engine.slots import visible_gpus
 
     if on_gpu and not visible_gpus():
@@ -88,20 +83,32 @@ def run_em(
         _print_scaling(project_path, limit_s, as_json=as_json)
         if not cases:
             return
+    how: dict[str, Any] = {"workers": workers, "limit_s": limit_s}
+    if not on_gpu:
+        how |= {"cases": cases, "data": data}
+    _run_and_print(project_path, how, with_peers=with_peers, on_gpu=on_gpu, as_json=as_json)
+
+
+def _run_and_print(
+    folder: Path, how: dict[str, Any], *, with_peers: bool, on_gpu: bool, as_json: bool
+) -> None:
+    """Run the jobs, saying what is done now, and print the table."""
+    from verglas.algorithms.em.throughput import measure_throughput
+    from verglas.api.bench import run_cases
+    from verglas.api.bench_gpu import run_gpu
+    from verglas.api.bench_peer import find_peer
+    from verglas.cli.process import open_or_make
+
     peer = find_peer()
     err().print(_peer_text(peer))
     rates = measure_throughput()
-    how: dict[str, Any] = {
-        "workers": workers,
-        "limit_s": limit_s,
-        "tell": lambda text: err().print(text),
-    }
+    how |= {"tell": lambda text: err().print(text)}
     results = []
-    with open_or_make(project_path) as project:
+    with open_or_make(folder) as project:
         if on_gpu:
             found = run_gpu(project, **how)
         else:
-            found = run_cases(project, cases, data=data, peer=peer if with_peers else None, **how)
+            found = run_cases(project, peer=peer if with_peers else None, **how)
         for result in found:
             results.append(result)
             err().print("  " + " ".join(text for text in _cells(result)[:5] if text))
