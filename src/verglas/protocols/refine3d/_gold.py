@@ -163,7 +163,8 @@ def _audited(
 ) -> "tuple[RefineState, float]":
     """Widen the search of this iteration as needed; also return the posterior's share it keeps.
 
-    What one iteration needed the next begins with, but for the first with a continuous stage.
+    Half of what the iteration before needed is tried first; the first with a continuous stage
+    begins as planned.
     """
     import dataclasses
 
@@ -171,8 +172,8 @@ def _audited(
 
     from verglas.algorithms.em.plan import is_concentrated
 
-    if is_concentrated(state) and not state.n_polished:
-        state = dataclasses.replace(state, width=1)
+    begins = is_concentrated(state) and not state.n_polished
+    state = dataclasses.replace(state, width=1 if begins else max(1, state.width // 2))
     seed = config.seed * 1000 + state.iteration
     sample = rows.sample(min(n, rows.height), seed=seed).sort("half_set", "item_id")
     arrays = {name: np.asarray(value) for name, value in state.to_arrays().items()}
