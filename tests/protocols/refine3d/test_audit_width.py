@@ -15,7 +15,7 @@ ROWS = pl.DataFrame({"item_id": np.arange(60), "half_set": np.arange(60) % 2 + 1
 
 
 def first_half_needs_more(rows, task, *, config, state, wanted):
-    """Stand for an audit: four times what it begins with in the first half, no more in the other."""
+    """Stand for an audit: four times what it began with in the first half, no more in the other."""
     width = int(task.load(state)["width"]) * (4 if rows["half_set"][0] == 1 else 1)
     return rows.select("item_id", recall=pl.lit(0.99), planned=pl.lit(0.7), width=width)
 
