@@ -179,6 +179,37 @@ def test_thickness_is_told_by_the_node():
     assert abs(_mean(fit) - 18000.0) < 50.0
 
 
+def _tilted(rng, tilt_deg, *, defocus=18000.0, side=1024, snr=0.8, n_strips=20):
+    """White specimen whose defocus rises along x: each strip has its own, neighbours blend."""
+    white, image = np.fft.rfft2(rng.standard_normal((side, side))), 0.0
+    knots = np.linspace(-0.5, 0.5, n_strips)
+    along = np.linspace(-0.5, 0.5, side)
+    for knot in knots:
+        transfer, square = ctf(
+            (side, side),
+            pixel_size_angst=PIXEL,
+            defocus_angst=defocus + knot * side * PIXEL * math.tan(math.radians(tilt_deg)),
+            astigmatism_angst=300.0,
+            angle_deg=50.0,
+            cs_mm=CS,
+            kv=KV,
+        )
+        strip = np.fft.irfft2(white * transfer * np.exp(-10.0 * square), s=(side, side))
+        image = image + strip * np.clip(1 - abs(along - knot) * (n_strips - 1), 0, 1)
+    return (rng.standard_normal((side, side)) + math.sqrt(snr) * image).astype(np.float32)
+
+
+@pytest.mark.parametrize("tilt_deg", [30.0, -40.0])
+def test_nodes_of_a_steep_tilt_do_not_pass_for_thick_ice(tilt_deg):
+    """SNR 0.8, 1024 x 1024 pixels; slope within 6 %, defocus within 60 Å, no thickness."""
+    fit = _fit(
+        _tilted(np.random.default_rng(3), tilt_deg), method="correlation", max_thickness_angst=4000
+    )
+    assert math.isnan(fit.thickness_angst)
+    assert fit.slope.slope_x == pytest.approx(math.tan(math.radians(tilt_deg)), rel=0.06)
+    assert abs(_mean(fit) - 18000.0) < 60.0
+
+
 def test_thin_ice_has_no_thickness(plain):
     fit = _fit(plain[1][2], method="correlation", max_thickness_angst=4000.0)
     assert math.isnan(fit.thickness_angst)

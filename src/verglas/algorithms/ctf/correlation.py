@@ -3,15 +3,18 @@
 The square root of the spectrum, over its smooth background, is correlated with the rings in two
 dimensions. The amplitude of weak rings on a strong background follows the squared CTF rather
 than its modulus, so that is what it is compared with; frequencies count by the height that the
-rings have there. Thick ice is seen as a node, beyond which the rings are reversed.
+rings have there. Thick ice is seen as a node, beyond which the rings are reversed; so is a steep
+tilt, which the tiles tell apart.
 """
 
+import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from verglas.algorithms.ctf.cells import repeat_shells
+from verglas.algorithms.ctf.gradient import tilt_visibility
 from verglas.algorithms.ctf.matched import Match, Signal, match_rings, ring_curves, trusted
 from verglas.algorithms.ctf.optics import Optics, pixel_phase
 from verglas.algorithms.ctf.relative import RelativeSpectrum, power_curves, relative_spectrum
@@ -21,6 +24,7 @@ from verglas.algorithms.ctf.thickness import Thickness, find_thickness, slab_vis
 
 __all__ = ["refine_correlation"]
 
+_NO_THICKNESS = Thickness(math.nan, math.nan)
 _N_ROUNDS = 2
 _FLOOR = 0.02  # of the greatest height, so that no frequency is lost for good
 
@@ -54,19 +58,25 @@ def refine_correlation(
         start = torch.tensor(list(values.values())).to(relative.level)
         signal, match = _climb(relative.signal, start, None)
         values = dict(zip(initial, match.point.tolist(), strict=True))
+    names, radius = list(initial), relative.cells.radius
+    plain = _as_fit(spectrum, relative, signal, match, None, _NO_THICKNESS, optics, names)
+    seen = tilt_visibility(spectrum, plain, radius, optics=optics)
     thickness = find_thickness(
         signal,
         _phase(signal, match.point),
-        relative.cells.radius,
+        radius,
         wavelength_angst=optics.wavelength_angst,
         max_thickness_angst=max_thickness_angst,
+        tilt=seen,
     )
-    seen = None
     if thickness.value_angst > 0:
         value = torch.tensor([thickness.value_angst]).to(relative.level)
-        seen = slab_visibility(relative.cells.radius, value, optics.wavelength_angst)[0]
-        signal, match = _climb(relative.signal, match.point, seen)
-    return _as_fit(spectrum, relative, signal, match, seen, thickness, optics, list(initial))
+        slab = slab_visibility(radius, value, optics.wavelength_angst)[0]
+        seen = slab if seen is None else seen * slab
+    if seen is None:
+        return plain
+    signal, match = _climb(relative.signal, match.point, seen)
+    return _as_fit(spectrum, relative, signal, match, seen, thickness, optics, names)
 
 
 def _phase(signal: Signal, point: Tensor) -> Tensor:

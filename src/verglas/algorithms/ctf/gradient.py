@@ -15,10 +15,14 @@ from verglas.algorithms.ctf.optics import Optics
 from verglas.algorithms.ctf.ring_fit import RingFit
 from verglas.algorithms.ctf.spectrum import TileSpectrum
 
-__all__ = ["Gradient", "fit_gradient"]
+__all__ = ["Gradient", "fit_gradient", "tilt_visibility"]
 
 _PRIOR_SLOPE = 0.2  # 11 degrees
 _N_STEPS = 3
+_N_STEEP_STEPS = 8  # where the first ones lead far
+_STEEP = 0.15
+_SURE_ERRORS = 4.0
+_HANN_SPREAD = 0.1414  # of a tile's edge: deviation of the squared window
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,9 @@ def fit_gradient(spectrum: TileSpectrum, fit: RingFit, *, optics: Optics) -> Gra
     prior = torch.eye(2, dtype=torch.float64, device=centre.device) / _PRIOR_SLOPE**2
     slope = torch.zeros(2, dtype=torch.float64, device=centre.device)
     fisher = prior
-    for _ in range(_N_STEPS):
+    for step in range(_N_STEEP_STEPS):
+        if step >= _N_STEPS and float(slope.norm()) < _STEEP:
+            break
         shifted = phase + (centre @ slope).float()[:, None] * per_defocus
         inverse = 1.0 / (background + amplitude * shifted.sin().square())
         change = amplitude * (2.0 * shifted).sin() * per_defocus * inverse
@@ -77,3 +83,27 @@ def fit_gradient(spectrum: TileSpectrum, fit: RingFit, *, optics: Optics) -> Gra
     covariance = torch.linalg.inv(fisher)
     error = math.sqrt(0.5 * float(covariance.trace()))
     return Gradient(float(slope[0]), float(slope[1]), error)
+
+
+def tilt_visibility(
+    spectrum: TileSpectrum, fit: RingFit, radius: Tensor, *, optics: Optics
+) -> Tensor | None:
+    """Factor of the rings of the mean spectrum by a tilt that is sure; None for none.
+
+    Tiles of other defocus add up to rings that fade, vanish at a node and are reversed beyond.
+
+    Args:
+        spectrum: with its tiles.
+        fit: of the mean spectrum.
+        radius: `[s]`, of the shells, 1/Å.
+        optics: wavelength.
+    """
+    gradient = fit_gradient(spectrum, fit, optics=optics)
+    steepness = math.hypot(gradient.slope_x, gradient.slope_y)
+    if steepness < _SURE_ERRORS * gradient.error:
+        return None
+    slope = torch.tensor([gradient.slope_x, gradient.slope_y]).to(spectrum.tile_centre_angst)
+    per_defocus = 2.0 * math.pi * optics.wavelength_angst * radius.double().square()
+    turns = (spectrum.tile_centre_angst @ slope).double()[:, None] * per_defocus
+    within = per_defocus * steepness * _HANN_SPREAD / spectrum.step_per_angst
+    return (turns.cos().mean(dim=0) * torch.exp(-0.5 * within.square())).to(radius)

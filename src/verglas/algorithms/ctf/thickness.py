@@ -2,7 +2,8 @@
 
 A slab of thickness t damps the oscillation of the rings by `sinc(lambda k^2 t)`: it vanishes at
 `k = 1 / sqrt(lambda t)` and is reversed beyond. Only that reversal is taken as evidence, for a
-decay alone may be an envelope. A tilted specimen makes nodes of the same sort: look at its slope.
+decay alone may be an envelope. A tilted specimen makes nodes of the same sort: what its slope, as
+the tiles show it, does to the rings is taken out first.
 """
 
 import math
@@ -51,6 +52,7 @@ def find_thickness(
     *,
     wavelength_angst: float,
     max_thickness_angst: float,
+    tilt: Tensor | None = None,
 ) -> Thickness:
     """Look for the reversal of rings beyond a node.
 
@@ -60,6 +62,7 @@ def find_thickness(
         radius: `[s]`, of the shells, 1/Å.
         wavelength_angst: of the electrons.
         max_thickness_angst: thickest slab to try.
+        tilt: `[s]`, factor of the rings by a tilt, see `tilt_visibility`.
     """
     nothing = Thickness(math.nan, math.nan)
     thinnest = 1.0 / (wavelength_angst * float(radius[-1]) ** 2)
@@ -74,6 +77,8 @@ def find_thickness(
     b_factor = torch.tensor(_B_FACTORS_ANGST2).to(radius)
     envelope = torch.exp(-0.5 * b_factor[:, None] * radius.square())
     slabs = slab_visibility(radius, tried, wavelength_angst)
+    if tilt is not None:
+        slabs = slabs * tilt
     height = slabs[:, None] * envelope
     gain = 0.5 * (height @ along).clamp(min=0.0).square() / (height.square() @ square)
     best = gain.amax(dim=1)

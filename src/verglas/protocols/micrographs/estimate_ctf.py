@@ -271,7 +271,7 @@ def _check_optics(ctx: Context, fits: pl.DataFrame) -> None:
 
 @protocol(
     "micrographs.estimate_ctf",
-    version=3,
+    version=4,
     label="Estimate CTF",
     citations=(
         "Rohou & Grigorieff 2015, doi:10.1016/j.jsb.2015.08.008",
