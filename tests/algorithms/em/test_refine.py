@@ -26,11 +26,12 @@ from verglas.algorithms.em.refine import half_maps, references, update
 from verglas.algorithms.em.refine_start import fit_to_box, initial_state
 from verglas.algorithms.em.refine_state import RefineConfig, RefineState, finished
 from verglas.algorithms.em.search import child_rotations, shift_grid
+from verglas.algorithms.symmetry_axes import find_axes
 from verglas.algorithms.views import Optics
 from verglas.kernels.fourier import rfft3
 from verglas.kernels.fsc import fourier_shell_correlation
 from verglas.kernels.masks import soft_sphere
-from verglas.kernels.so3 import euler_to_matrix, orientation_grid
+from verglas.kernels.so3 import euler_to_matrix, orientation_grid, pose_distance_deg
 from verglas.kernels.symmetry import symmetry_operators
 from verglas.simulate import particles as simulation
 from verglas.simulate.atoms import radius_angst
@@ -362,3 +363,20 @@ def test_operators_of_the_group_are_those_of_the_phantom():
     turned = truth.permute(2, 0, 1)[1:, 1:, 1:]
     assert_close_to_peak(turned, truth[1:, 1:, 1:], 1e-4)
     assert len(symmetry_operators("O")) == 24
+
+
+@pytest.mark.slow
+def test_axes_of_symmetric_particles_refined_without_their_group_are_found():
+    # 240 octahedral particles of 32 px of 4 Å at SNR 0.5, refined in C1
+    particles = blob_particles("O", 240, box=BOX, snr=0.5)
+    config = dataclasses.replace(CONFIG, symmetry="C1", max_iterations=6)
+    volume = refined(particles, config).halves.mean(0)
+    soft = soft_sphere(BOX, config.mask_radius_angst / PIXEL_ANGST, 10 / PIXEL_ANGST)
+    axes = find_axes(
+        volume * soft, symmetry="O", radius=10, generator=torch.Generator().manual_seed(0)
+    )
+    operators, eye = symmetry_operators("O"), torch.eye(3, dtype=torch.float64)[None]
+    off = float(pose_distance_deg(axes.rotation_map_to_ref[None], eye, operators)[0])
+    # 0.1 degrees are asked for at full size (docs/benchmarks.md); here poses are known to
+    # about 2 degrees, and the axes to that over the root of the number of particles
+    assert off < 4 * 2.0 / 240**0.5, off
