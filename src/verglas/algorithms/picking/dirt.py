@@ -1,24 +1,23 @@
 """Find carbon, crystals, aggregates and tears in micrographs.
 
-A small perceptron says of every place how likely it is contaminated, from measures that are
-relative to the ice of the same micrograph (`dirt_features`). It was trained on simulated
-micrographs by `tools/train_cleaner.py`; its few weights ride in the package.
+A small convolutional network says of every place how likely it is contaminated, from measures
+that are relative to the ice of the same micrograph (`dirt_features`). It was trained on
+simulated micrographs by `tools/train_cleaner.py`; its weights ride in the package.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
-from verglas.algorithms.picking._score_map import gaussian_kernel
 from verglas.algorithms.picking.dirt_features import DirtFeatures, measure_dirt_features
+from verglas.algorithms.picking.dirt_network import DirtNetwork
 
-__all__ = ["DEFAULT_DIRT_WEIGHTS", "DirtMap", "find_dirt", "load_dirt_weights", "place_dirt"]
+__all__ = ["DEFAULT_DIRT_WEIGHTS", "DirtMap", "find_dirt", "load_dirt_network", "place_dirt"]
 
 DEFAULT_DIRT_WEIGHTS = Path(__file__).parent / "weights" / "cleaner.safetensors"
-_SMOOTH = 0.12  # of the diameter
 _DISC = 0.25  # of the diameter: over which a place is judged
 
 
@@ -41,35 +40,20 @@ class DirtMap:
         return float(inside.sum()) / max(1, int(valid.sum()))
 
 
-def load_dirt_weights(path: Path = DEFAULT_DIRT_WEIGHTS) -> dict[str, Tensor]:
-    """Read the weights of the perceptron."""
-    with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+def load_dirt_network(path: Path = DEFAULT_DIRT_WEIGHTS) -> DirtNetwork:
+    """Read the network."""
+    network = DirtNetwork()
+    network.load_state_dict({name: part.float() for name, part in load_file(path).items()})
+    return network.eval()
 
 
-def _answer(weights: dict[str, Tensor], features: Tensor) -> Tensor:
-    """Log-odds of contamination, `[..., f]` to `[...]`."""
-    hidden = (features - weights["centre"]) / weights["width"]
-    for i in (0, 1):
-        hidden = torch.relu(hidden @ weights[f"matrix_{i}"].T + weights[f"offset_{i}"])
-    logit: Tensor = hidden @ weights["matrix_2"][0] + weights["offset_2"][0]
-    return logit
-
-
-def _blurred(image: Tensor, sigma: float) -> Tensor:
-    kernel = gaussian_kernel(sigma, image.device)[None, None]
-    half = kernel.shape[-1] // 2
-    padded = torch.nn.functional.pad(image[None, None], [half] * 4, mode="replicate")
-    smooth: Tensor = torch.nn.functional.conv2d(padded, kernel)[0, 0]
-    return smooth
-
-
+@torch.inference_mode()
 def find_dirt(
     image: Tensor,
     *,
     pixel_size_angst: float,
     diameter_angst: float,
-    weights: dict[str, Tensor] | None = None,
+    network: DirtNetwork | None = None,
 ) -> DirtMap:
     """Say of every place of a micrograph how likely it is contaminated.
 
@@ -77,14 +61,13 @@ def find_dirt(
         image: `[h, w]`, any grey scale, particles dark; not-a-number counts as blank.
         pixel_size_angst: of the image.
         diameter_angst: of the particle.
-        weights: of `load_dirt_weights`; None loads those of the package.
+        network: of `load_dirt_network`; None loads that of the package.
     """
     cells = measure_dirt_features(
         image, pixel_size_angst=pixel_size_angst, diameter_angst=diameter_angst
     )
-    used = load_dirt_weights() if weights is None else weights
-    logit = _answer({name: part.to(image.device) for name, part in used.items()}, cells.values)
-    return DirtMap(torch.sigmoid(_blurred(logit, _SMOOTH * cells.cells_per_diameter)), cells)
+    used = (network or load_dirt_network()).to(image.device)
+    return DirtMap(torch.sigmoid(used(cells.values.permute(2, 0, 1)[None])[0]), cells)
 
 
 def place_dirt(dirt: DirtMap, position_px: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ _POOLS = (0.3, 0.8)  # of the diameter: neighbourhoods over which strengths are 
 _LEVELS = (0.35, 1.0)
 _REFERENCE_QUANTILE = 0.35  # contamination is the rougher part, ice the smoother
 _CLIP = 8.0
-N_DIRT_FEATURES = len(_BANDS) * len(_POOLS) + len(_LEVELS) + 3
+N_DIRT_FEATURES = len(_BANDS) * len(_POOLS) + len(_LEVELS) + 3 + _STRIDE_PX**2
 
 
 @dataclass(frozen=True)
@@ -137,6 +137,11 @@ def measure_dirt_features(
     slope = blur(slope_x.square() + slope_y.square(), _POOLS[0]).clamp(min=1e-8)
     features.append(_relative(0.5 * slope.log(), valid))
     stacked = torch.stack(features, dim=-1)[::_STRIDE_PX, ::_STRIDE_PX]
+    # the pixels of a cell themselves, for lines that no neighbourhood tells of
+    plain = torch.nn.functional.pixel_unshuffle(
+        0.5 * (level * valid / scale)[None, None], _STRIDE_PX
+    )
+    stacked = torch.cat([stacked, plain[0].permute(1, 2, 0)], dim=-1)
     origin = small.to_micrograph(torch.zeros(1, 2, dtype=torch.float64))[0]
     return DirtFeatures(
         values=stacked.clamp(-_CLIP, _CLIP),

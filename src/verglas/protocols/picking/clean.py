@@ -1,7 +1,7 @@
 """Drop picks on carbon, ice crystals, aggregates and tears.
 
-A small perceptron, trained on simulated micrographs, marks contaminated places: those whose grey
-level and whose variations at all scales are not those of the ice of the same micrograph. A
+A small convolutional network, trained on simulated micrographs, marks contaminated places: those
+whose grey level, variations at all scales and outlines are not those of ice and particles. A
 pick is dropped where the middle of the particle is likelier than `max_dirt` contaminated, where
 the image is blank, and within `edge_angst` of the border. The mask of every micrograph is kept as
 a picture beside it (`mask_path`, white is contaminated), and drawn over the thumbnail.
@@ -164,7 +164,7 @@ def _work(inputs: Inputs) -> pl.DataFrame:
 
 @protocol(
     _ID,
-    version=1,
+    version=2,
     label="Clean picks",
     citations=("Sanchez-Garcia et al. 2020, doi:10.1016/j.jsb.2020.107498",),
 )

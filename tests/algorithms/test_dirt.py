@@ -1,0 +1,55 @@
+"""The network of the cleaner takes any size, and marks what is not ice."""
+
+import numpy as np
+import pytest
+import torch
+
+from verglas.algorithms.picking.dirt import (
+    DEFAULT_DIRT_WEIGHTS,
+    find_dirt,
+    load_dirt_network,
+    place_dirt,
+)
+from verglas.algorithms.picking.dirt_features import N_DIRT_FEATURES, measure_dirt_features
+from verglas.algorithms.picking.dirt_network import DirtNetwork
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (33, 50), (61, 29)])
+def test_every_cell_gets_an_answer(shape):
+    torch.manual_seed(0)
+    network = DirtNetwork()
+    measures = torch.randn(2, N_DIRT_FEATURES, *shape)
+    logit = network(measures)
+    assert logit.shape == (2, *shape)
+    torch.testing.assert_close(network(measures[1:])[0], logit[1], atol=1e-5, rtol=1e-5)
+
+
+def test_measures_do_not_depend_on_grey_scale_and_size():
+    rng = np.random.default_rng(0)
+    image = torch.from_numpy(rng.standard_normal((300, 341)).astype(np.float32))
+    sizes = {"pixel_size_angst": 2.0, "diameter_angst": 130.0}
+    plain = measure_dirt_features(image, **sizes)
+    other = measure_dirt_features(500 + 30 * image, **sizes)
+    assert plain.values.shape[-1] == N_DIRT_FEATURES
+    assert plain.valid.shape == plain.values.shape[:2]
+    torch.testing.assert_close(plain.values, other.values, atol=2e-2, rtol=1e-2)
+
+
+def test_a_rough_dark_patch_is_dirt_and_plain_ice_is_not():
+    """White noise with a disc of radius 90 px, 1.5 deviations darker and twice as rough."""
+    rng = np.random.default_rng(1)
+    image = rng.standard_normal((600, 640)).astype(np.float32)
+    y, x = np.mgrid[:600, :640]
+    disc = np.hypot(x - 430, y - 250) < 90
+    rough = np.kron(rng.standard_normal((100, 107)), np.ones((6, 6)))[:600, :640]
+    image[disc] += (1.5 * rough - 1.5)[disc]
+    dirt = find_dirt(torch.from_numpy(image), pixel_size_angst=2.0, diameter_angst=130.0)
+    places = torch.tensor([[430.0, 250.0], [470.0, 280.0], [120.0, 120.0], [150.0, 480.0]])
+    value = place_dirt(dirt, places)
+    assert (value[:2] > 0.5).all()
+    assert (value[2:] < 0.5).all()
+
+
+def test_weights_are_small():
+    assert DEFAULT_DIRT_WEIGHTS.stat().st_size < 300_000
+    assert sum(p.numel() for p in load_dirt_network().parameters()) < 150_000
