@@ -95,6 +95,17 @@ def test_each_part_of_the_particles_meets_averages_without_it():
     assert not torch.equal(new.averages[0], new.averages[1])
 
 
+def test_scores_are_softened_while_classes_form_and_honest_at_the_end():
+    for ramp in (4, 50):
+        config = replace(CONFIG, ramp_iterations=ramp)
+        first, last = N_CENTRING + 1, config.n_iterations
+        heat = [config.temperature_at(i) for i in range(first, last + 1)]
+        assert config.temperature_at(first - 1) == 1.0
+        assert heat[0] == 1.5
+        assert heat == sorted(heat, reverse=True)
+        assert heat[-3:] == [1.0] * 3
+
+
 def test_centring_takes_all_particles_for_one_average():
     state = state_at(-2, 1)
     sums = {part: sums_of(state, [50.0], seed=part) for part in (0, 1)}

@@ -88,6 +88,23 @@ def test_evidence_is_that_of_the_dense_product():
     assert same.double().mean() > 0.9
 
 
+def test_a_temperature_is_noise_of_that_many_times_the_variance():
+    # shifts and classes are as likely as before only where their prior is flat
+    setting, images = planar_setting()
+    views, *_ = some_views(setting, 20)
+    centre = torch.zeros(20, 2, dtype=torch.float64)
+    flat = replace(turning_of(images), log_prior=torch.zeros(2), shift_prior_angst=1e4)
+    softened, _ = expect_turned(
+        views, replace(flat, temperature=1.5), n_groups=1, shifts_angst=centre
+    )
+    noisier = replace(views, noise_power=1.5 * views.noise_power)
+    expected, _ = expect_turned(noisier, flat, n_groups=1, shifts_angst=centre)
+    torch.testing.assert_close(softened.loglik, expected.loglik, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(
+        softened.reference_weight, expected.reference_weight, rtol=1e-3, atol=1e-4
+    )
+
+
 def test_views_find_their_class_turn_and_shift():
     # energy 40 nats, two classes, shifts of 1.5 A
     setting, images = planar_setting(energy=40.0)

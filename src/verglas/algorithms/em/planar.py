@@ -20,6 +20,7 @@ from verglas.kernels.rings import RingGrid, ring_grid
 
 __all__ = [
     "N_CENTRING",
+    "N_SETTLING",
     "PlanarConfig",
     "PlanarState",
     "log_pose_count",
@@ -32,7 +33,10 @@ __all__ = [
 N_CENTRING = 4
 """Iterations against the radial average, the first of which only makes it."""
 
-_WIDE_ITERATIONS = 1
+N_SETTLING = 3
+"""Last iterations, in which classes are neither left out, split nor moved."""
+
+_HOT = 1.5  # classes that form take particles less surely than the noise allows
 _EDGE_ANGST = 8.0
 _NUMBERS = ("shift_prior_angst", "evidence_loglik")
 
@@ -83,6 +87,16 @@ class PlanarConfig:
         start, end = 1 / self.start_resolution_angst, 1 / self.max_resolution_angst
         frequency = start + min(1.0, max(0.0, part)) * (end - start)
         return max(4, min((self.box - 1) // 2, round(self.extent_angst * frequency)))
+
+    @property
+    def forming_iterations(self) -> int:
+        """Iterations of classification in which classes form; the last ones leave them alone."""
+        return max(1, min(self.ramp_iterations, self.iterations - N_SETTLING))
+
+    def temperature_at(self, iteration: int) -> float:
+        """Return what scores are divided by, counted from the first iteration of all."""
+        formed = (iteration - N_CENTRING - 1) / self.forming_iterations
+        return 1.0 + (_HOT - 1.0) * (1 - formed) if 0 <= formed < 1 else 1.0
 
     @property
     def reach_angst(self) -> float:
@@ -184,7 +198,7 @@ def planar_turning(config: PlanarConfig, state: PlanarState, *, half: int = 0) -
     else:
         generator = torch.Generator().manual_seed(config.seed * 1000 + state.iteration)
         start = 360 * float(torch.rand(1, generator=generator))
-        is_wide = classified < _WIDE_ITERATIONS or classified >= config.iterations
+        is_wide = classified < 1 or classified >= config.iterations
         reach = step * (2 if is_wide else 1)
     grid = planar_grid(config, radius, shift_angst=reach)
     return Turning(
@@ -196,6 +210,7 @@ def planar_turning(config: PlanarConfig, state: PlanarState, *, half: int = 0) -
         first_psi_deg=start,
         reach_angst=config.reach_angst,
         noise_radius_angst=0.5 * config.diameter_angst,
+        temperature=config.temperature_at(state.iteration),
     )
 
 

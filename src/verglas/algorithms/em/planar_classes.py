@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from verglas.algorithms.em.average import RingSums, Shrinkage
-from verglas.algorithms.em.planar import N_CENTRING, PlanarConfig
+from verglas.algorithms.em.planar import N_CENTRING, N_SETTLING, PlanarConfig
 from verglas.kernels.fourier import fourier_shift, irfft2, rfft2
 
 __all__ = ["follow_moves", "held_back", "kept_classes", "n_at_start", "recentre", "split_poor"]
@@ -16,7 +16,6 @@ _LARGEST_SHARE = 2.0  # of the mean class; beyond it a class is held back
 _HELD_BACK = 6.0  # nats at most
 _IDLE = 0.1  # of the mean loss: classes below are of no use
 _RECENTRE_EVERY = 4
-_SETTLING = 3  # last iterations, in which classes are left alone
 
 
 def n_at_start(config: PlanarConfig) -> int:
@@ -40,8 +39,8 @@ def kept_classes(config: PlanarConfig, iteration: int, loss_loglik: Tensor) -> T
     n, classified = len(loss_loglik), iteration - N_CENTRING
     if classified < 1:
         return torch.arange(n)
-    last = max(1, min(config.ramp_iterations, config.iterations - _SETTLING))
-    spare = (_SPARE - 1) * config.n_classes * max(0.0, 1 - classified / last)
+    left = max(0.0, 1 - classified / config.forming_iterations)
+    spare = (_SPARE - 1) * config.n_classes * left
     wanted = min(n, config.n_classes + round(spare))
     return loss_loglik.topk(wanted).indices.sort().values
 
@@ -70,7 +69,7 @@ def split_poor(
     classified = iteration - N_CENTRING
     if len(loss_loglik) < 2 or len(parts) < 2:
         return averages
-    if not 1 <= classified <= config.iterations - _SETTLING:
+    if not 1 <= classified <= config.iterations - N_SETTLING:
         return averages
     poorest, richest = int(loss_loglik.argmin()), int(loss_loglik.argmax())
     if float(loss_loglik[poorest]) >= _IDLE * float(loss_loglik.mean()):
@@ -114,7 +113,7 @@ def recentre(config: PlanarConfig, iteration: int, images: Tensor) -> tuple[Tens
     h, c, n, _ = images.shape
     classified = iteration - N_CENTRING
     is_time = classified >= 1 and classified % _RECENTRE_EVERY == 0
-    if not is_time or classified > config.iterations - _SETTLING:
+    if not is_time or classified > config.iterations - N_SETTLING:
         return images, torch.zeros(c, 2, dtype=torch.float64)
     pixel = config.extent_angst / n
     bright = images.mean(0).clamp_min(0).double()

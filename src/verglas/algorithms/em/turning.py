@@ -166,7 +166,7 @@ def _score(
     scores += (prior - by_shell @ pass_.power)[:, None]
     moved = (centre[:, None] + turning.shifts_angst).square().sum(-1)
     scores -= (moved / (2 * turning.shift_prior_angst**2)).float()[:, :, None]
-    return _posterior(scores)
+    return _posterior(scores.div_(turning.temperature))
 
 
 def _posterior(scores: Tensor) -> Posterior:

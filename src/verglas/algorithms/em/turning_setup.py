@@ -39,6 +39,7 @@ class Turning:
         first_psi_deg: where the grid of in-plane rotations begins.
         reach_angst: radius of the averages, edge and all.
         noise_radius_angst: of the disc in which the noise is measured.
+        temperature: that scores are divided by.
     """
 
     averages: Tensor
@@ -49,6 +50,7 @@ class Turning:
     first_psi_deg: float
     reach_angst: float
     noise_radius_angst: float
+    temperature: float = 1.0
 
     @property
     def n_psi(self) -> int:

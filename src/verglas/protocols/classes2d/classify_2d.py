@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["Classify2dParams", "Inputs", "Outputs", "run"]
 
 _ID = "particles.classify_2d"
-_STEPS_OF_START = 9  # the first resolution is this part of the diameter
+_STEPS_OF_START = 12  # the first resolution is this part of the diameter
 _LEAST_SCORE = 1.0  # nats: below, a class shows nothing that an empty box would not
 _POSE_3D = ("angle_rot_deg", "angle_tilt_deg")
 
@@ -57,11 +57,11 @@ class Classify2dParams(Params):
         None,
         gt=0,
         advanced=True,
-        help="Finest detail that is compared at the start; by itself 1/9 of the diameter.",
+        help="Finest detail that is compared at the start; by itself 1/12 of the diameter.",
     )
-    iterations: int = param(12, ge=2, le=500, help="Passes over the particles, after centring.")
+    iterations: int = param(14, ge=2, le=500, help="Passes over the particles, after centring.")
     ramp_iterations: int = param(
-        7, ge=1, le=200, advanced=True, help="Iterations over which the resolution grows."
+        8, ge=1, le=200, advanced=True, help="Iterations over which the resolution grows."
     )
     tau: float = param(
         2.0, gt=0, advanced=True, help="Trust in the data against the prior of round averages."
@@ -159,7 +159,7 @@ def _particles(ctx: Context, inputs: Inputs, poses: pl.DataFrame) -> DataSet:
 
 @protocol(
     _ID,
-    version=4,
+    version=5,
     label="Classify in 2D",
     citations=(
         "Scheres 2012, doi:10.1016/j.jmb.2011.11.010",
