@@ -21,16 +21,16 @@ from pydantic import field_validator, model_validator
 
 from verglas.core.errors import FormatError, ParamsError, UserError
 from verglas.model import MOVIES, DataSet
-from verglas.protocols.importing._files import file_table, find_file, find_files, pixel_sizes
+from verglas.protocols.importing._files import file_table, find_files, pixel_sizes
+from verglas.protocols.importing._movie_frames import chosen_frames, with_doses
 from verglas.protocols.importing._movie_looks import N_LOOKED_AT, look_into
+from verglas.protocols.importing._movie_references import with_references
 from verglas.sdk import Context, Params, Ports, Task, param, port, protocol
 
 __all__ = ["ImportParams", "Inputs", "Outputs", "inspect_movies", "run"]
 
 _ID = "movies.import"
 _OPTICS = ("voltage_kv", "spherical_aberration_mm", "amplitude_contrast")
-_LARGE_DOSE = 20.0  # of a frame; whole movies have 30 to 80
-_NAMED = 5  # movies that a warning names
 _LOOKED_UP = (
     "item_id",
     "image_path",
@@ -162,127 +162,6 @@ def inspect_movies(rows: pl.DataFrame, task: Task, *, eer_upsampling: int) -> pl
     return pl.DataFrame(found, schema=_FOUND, orient="row")
 
 
-def _named(rows: pl.DataFrame) -> str:
-    """Name a few movies of a table."""
-    names = [Path(text).name for text in rows["image_path"].head(_NAMED)]
-    more = rows.height - len(names)
-    return ", ".join(names) + (f" and {more} more" if more > 0 else "")
-
-
-def _frames(ctx: Context, rows: pl.DataFrame, params: ImportParams) -> pl.DataFrame:
-    """Decide which frames of each movie are used; `n_frames` as they will be read."""
-    raw = rows.filter("is_eer")["n_raw_frames"]
-    per_fraction = params.eer_frames_per_fraction
-    if len(raw) and per_fraction is None:
-        from verglas.io.movies import default_frames_per_fraction
-
-        per_fraction = default_frames_per_fraction(int(raw.median() or 1))  # type: ignore[arg-type]
-    is_eer = pl.col("is_eer")
-    rows = rows.with_columns(
-        n_frames=pl.when(is_eer)
-        .then(pl.col("n_raw_frames") // (per_fraction or 1))
-        .otherwise("n_raw_frames"),
-    )
-    if len(raw):
-        rows = rows.with_columns(
-            eer_frames_per_fraction=pl.when(is_eer).then(pl.lit(per_fraction, pl.Int64)),
-            eer_upsampling=pl.when(is_eer).then(pl.lit(params.eer_upsampling, pl.Int64)),
-        )
-    usual = int(rows["n_frames"].mode().max())  # type: ignore[arg-type]
-    others = rows.filter(pl.col("n_frames") != usual)
-    if others.height:
-        ctx.warn(
-            f"{others.height} of {rows.height} movies have another number of frames than {usual}: "
-            f"{_named(others)}; all their frames are used"
-        )
-    short = rows.filter(pl.col("n_frames") <= params.first_frame)
-    if short.height:
-        ctx.warn(
-            f"{short.height} movies end before frame {params.first_frame}, the first to be used: "
-            f"{_named(short)}; left out"
-        )
-    end = pl.col("n_frames") - 1
-    last = end if params.last_frame is None else pl.min_horizontal(end, pl.lit(params.last_frame))
-    rows = rows.filter(pl.col("n_frames") > params.first_frame)
-    if not rows.height:
-        raise UserError(
-            f"no movie has frames from {params.first_frame} on, or fills one EER fraction",
-            "give another first frame, or fewer EER frames per fraction",
-        )
-    return rows.with_columns(first_frame=pl.lit(params.first_frame, pl.Int64), last_frame=last)
-
-
-def _doses(ctx: Context, rows: pl.DataFrame, params: ImportParams) -> pl.DataFrame:
-    """Decide the exposure of a frame: the parameter's, the table's, or the camera's."""
-    name = "frame_dose_e_per_angst2"
-    if params.frame_dose_e_per_angst2 is not None:
-        dose = pl.lit(params.frame_dose_e_per_angst2)
-    else:
-        is_eer = "eer_frames_per_fraction" in rows.columns
-        share = pl.col("eer_frames_per_fraction").fill_null(1) if is_eer else 1
-        camera = pl.col("header_dose_e_per_angst2") * share / pl.col("n_raw_frames")
-        known = [pl.col(name)] if name in rows.columns else []
-        dose = pl.coalesce(*known, camera, pl.lit(0.0))
-    pre = "pre_exposure_e_per_angst2"
-    before = [pl.col(pre)] if pre in rows.columns else []
-    rows = rows.with_columns(
-        dose.cast(pl.Float64).alias(name),
-        pl.coalesce(*before, pl.lit(params.pre_exposure_e_per_angst2)).alias(pre),
-    )
-    unknown = rows.filter(pl.col(name) == 0)
-    if unknown.height:
-        ctx.warn(
-            f"the exposure of {unknown.height} of {rows.height} movies is 0 or not known: their "
-            "frames cannot be weighted by damage; give frame_dose_e_per_angst2"
-        )
-    largest = float(rows[name].max() or 0.0)  # type: ignore[arg-type]
-    if largest > _LARGE_DOSE:
-        ctx.warn(
-            f"an exposure of {largest:g} e/Å^2 for one frame is large: is it that of a whole movie?"
-        )
-    return rows
-
-
-def _references(ctx: Context, rows: pl.DataFrame, params: ImportParams) -> pl.DataFrame:
-    """Find gain, dark and defects, and refuse what does not fit the frames."""
-    for name in ("gain", "dark", "defects"):
-        text = getattr(params, name)
-        if not text:
-            continue
-        path = find_file(ctx, text, _ID, name)
-        if name != "defects" or path.suffix.lower() not in (".txt", ".dat", ""):
-            _check_reference(path, rows, name)
-        rows = rows.with_columns(pl.lit(ctx.relative(path)).alias(f"{name}_path"))
-    return rows
-
-
-def _check_reference(path: Path, rows: pl.DataFrame, name: str) -> None:
-    """Refuse a reference that is no image of the frames' size, or a whole part of it."""
-    from verglas.io.images import open_images
-
-    count, height, width = open_images(path).shape
-    if count != 1:
-        raise ParamsError(
-            f"{_ID} {name}: {str(path)!r} holds {count} images, expected one reference",
-            "give the reference of the camera, not a movie",
-        )
-    sizes = rows.group_by("image_height_px", "image_width_px").agg(pl.col("image_path").first())
-    for rows_px, columns_px, movie in sizes.iter_rows():
-        factor = max(rows_px // height, 1)
-        if (height * factor, width * factor) == (rows_px, columns_px):
-            continue
-        turned = (width, height) == (rows_px, columns_px)
-        raise ParamsError(
-            f"{_ID} {name}: {str(path)!r} has {width} x {height} pixels, the frames of "
-            f"{Path(movie).name} {columns_px} x {rows_px}"
-            + (": it is turned by 90 degrees" if turned else ""),
-            "import without it and give it to movies.estimate_gain as reference, which turns it"
-            if turned
-            else "give the reference of this camera and binning, or import without it and run "
-            "movies.estimate_gain",
-        )
-
-
 def _with_groups(rows: pl.DataFrame, params: ImportParams) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Number the optics groups: by pixel size, and by what the pattern finds in the name."""
     keys = ["pixel_size_angst"]
@@ -311,7 +190,14 @@ def _inspected(ctx: Context, table: pl.DataFrame, params: ImportParams) -> pl.Da
             "copy the files again, or choose others; images of one frame are imported by "
             "micrographs.import",
         )
-    return table.join(found, on="item_id", how="inner", maintain_order="left")
+    return chosen_frames(
+        ctx,
+        table.join(found, on="item_id", how="inner", maintain_order="left"),
+        first_frame=params.first_frame,
+        last_frame=params.last_frame,
+        eer_frames_per_fraction=params.eer_frames_per_fraction,
+        eer_upsampling=params.eer_upsampling,
+    )
 
 
 def _with_looks(ctx: Context, rows: pl.DataFrame) -> pl.DataFrame:
@@ -328,7 +214,14 @@ def _with_looks(ctx: Context, rows: pl.DataFrame) -> pl.DataFrame:
 def _finish(
     ctx: Context, rows: pl.DataFrame, optics: pl.DataFrame, params: ImportParams
 ) -> DataSet:
-    rows = _with_looks(ctx, _references(ctx, _doses(ctx, rows, params), params))
+    rows = with_doses(
+        ctx,
+        rows,
+        frame_dose_e_per_angst2=params.frame_dose_e_per_angst2,
+        pre_exposure_e_per_angst2=params.pre_exposure_e_per_angst2,
+    )
+    files = {"gain": params.gain, "dark": params.dark, "defects": params.defects}
+    rows = _with_looks(ctx, with_references(ctx, rows, files))
     stem = pl.col("image_path").str.split("/").list.last().str.replace(r"\.[^.]+$", "")
     helpers = ("n_bytes", "changed_ns", "is_eer", "n_raw_frames", "header_angst")
     rows = rows.drop(*helpers, "header_dose_e_per_angst2", strict=False).with_columns(label=stem)
@@ -336,7 +229,7 @@ def _finish(
 
 
 def _import_files(ctx: Context, files: list[Path], params: ImportParams) -> DataSet:
-    rows = _frames(ctx, _inspected(ctx, file_table(ctx, files), params), params)
+    rows = _inspected(ctx, file_table(ctx, files), params)
     sizes = pixel_sizes(ctx, rows["header_angst"], params.pixel_size_angst, _ID)
     rows, optics = _with_groups(rows.with_columns(pixel_size_angst=sizes), params)
     return _finish(ctx, rows, optics, params)
@@ -364,7 +257,7 @@ def _import_star(ctx: Context, star: Path, params: ImportParams) -> DataSet:
             listed = listed.with_columns(pl.Series(name, moved, dtype=pl.String))
     table = file_table(ctx, [path for path in paths if path.is_file()])
     listed = listed.filter(exists).with_columns(item_id=table["item_id"]).drop("image_path")
-    rows = _frames(ctx, _inspected(ctx, table, params), params)
+    rows = _inspected(ctx, table, params)
     rows = rows.join(listed, on="item_id", how="left", maintain_order="left")
     optics = _star_optics(ctx, rows, optics, star, params)
     return _finish(ctx, rows, optics, params)
