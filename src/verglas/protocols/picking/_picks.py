@@ -1,20 +1,29 @@
 """What all pickers share: the picture of the picks, rows of coordinates, and warnings."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from verglas.core.errors import UserError
-from verglas.model import DataSet
-from verglas.sdk import Context
+from verglas.core.errors import FormatError, UserError
+from verglas.model import COORDINATES, DataSet
+from verglas.sdk import Context, Task
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["CTF_COLUMNS", "check_found", "coordinate_rows", "warn_of_doubt", "write_picture"]
+__all__ = [
+    "CTF_COLUMNS",
+    "check_found",
+    "coordinate_rows",
+    "each_image",
+    "picked_sets",
+    "warn_of_doubt",
+    "write_picture",
+]
 
 CTF_COLUMNS = ("defocus_u_angst", "defocus_v_angst", "defocus_angle_deg", "phase_shift_deg")
 _THUMBNAIL_PX = 800
@@ -60,6 +69,45 @@ def write_picture(
         for x, y in () if places is None else (places + 0.5) / factor - 0.5:
             draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=colour)
     write_jpeg(path, np.asarray(picture))
+
+
+def each_image(
+    rows: pl.DataFrame, task: Task
+) -> "Iterator[tuple[dict[str, Any], NDArray[np.float32]]]":
+    """Read the micrographs of a chunk one by one; those that cannot be read are named and skipped.
+
+    Args:
+        rows: with `item_id`, `image_path` and `image_slice`.
+        task: of the chunk; gets the progress.
+    """
+    from verglas.io.images import open_images
+
+    for done, row in enumerate(rows.iter_rows(named=True)):
+        try:
+            image = open_images(task.path(row["image_path"])).read([row["image_slice"]])[0]
+        except FormatError as error:
+            task.skip(row["item_id"], str(error))
+        else:
+            yield row, image
+        task.progress(done + 1, rows.height)
+
+
+def picked_sets(
+    ctx: Context, micrographs: DataSet, picked: pl.DataFrame, rows: pl.DataFrame
+) -> tuple[DataSet, DataSet]:
+    """Make the coordinates, and the micrographs with their pictures and numbers of particles.
+
+    Args:
+        ctx: of the job; gets the numbers.
+        micrographs: that were picked.
+        picked: a row per micrograph.
+        rows: a row per particle.
+    """
+    counts = picked.select("item_id", "thumbnail_path", n_particles=pl.col("score").list.len())
+    ctx.metric("n_picked", rows.height)
+    ctx.metric("per_micrograph", round(rows.height / picked.height, 1))
+    coordinates = ctx.dataset(COORDINATES, rows, optics=micrographs.optics, source=micrographs)
+    return coordinates, micrographs.select(counts).with_columns(counts)
 
 
 def coordinate_rows(picked: pl.DataFrame, micrographs: DataSet) -> pl.DataFrame:

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 import polars as pl
 from pydantic import model_validator
 
-from verglas.core.errors import FormatError
 from verglas.model import COORDINATES, MICROGRAPHS, DataSet
 from verglas.protocols.picking._picks import (
     check_found,
     coordinate_rows,
+    each_image,
+    picked_sets,
     warn_of_doubt,
     write_picture,
 )
@@ -109,7 +110,6 @@ def pick(rows: pl.DataFrame, task: Task, *, params: PickParams) -> pl.DataFrame:
     import torch
 
     from verglas.algorithms.picking.log import LogPickConfig, pick_particles
-    from verglas.io.images import open_images
 
     config = LogPickConfig(
         min_diameter_angst=params.min_diameter_angst or params.diameter_angst,
@@ -120,24 +120,18 @@ def pick(rows: pl.DataFrame, task: Task, *, params: PickParams) -> pl.DataFrame:
         max_local_std=params.max_local_std,
     )
     found = []
-    for done, row in enumerate(rows.iter_rows(named=True)):
+    for row, image in each_image(rows, task):
         pixel = row["pixel_size_angst"]
-        try:
-            image = open_images(task.path(row["image_path"])).read([row["image_slice"]])[0]
-        except FormatError as error:
-            task.skip(row["item_id"], str(error))
-        else:
-            tensor = torch.from_numpy(image).to(task.device)
-            picks = pick_particles(
-                -tensor if params.bright_particles else tensor,
-                pixel_size_angst=pixel,
-                config=config,
-            )
-            path = task.files / f"picks_{row['item_id']:06d}.jpg"
-            radius = 0.5 * params.diameter_angst / pixel
-            write_picture(path, image, picks.position_px.cpu().double().numpy(), radius)
-            found.append(_as_row(row["item_id"], picks, pixel, task.relative(path)))
-        task.progress(done + 1, rows.height)
+        tensor = torch.from_numpy(image).to(task.device)
+        picks = pick_particles(
+            -tensor if params.bright_particles else tensor,
+            pixel_size_angst=pixel,
+            config=config,
+        )
+        path = task.files / f"picks_{row['item_id']:06d}.jpg"
+        radius = 0.5 * params.diameter_angst / pixel
+        write_picture(path, image, picks.position_px.cpu().double().numpy(), radius)
+        found.append(_as_row(row["item_id"], picks, pixel, task.relative(path)))
     return pl.DataFrame(found, infer_schema_length=None)
 
 
@@ -157,12 +151,5 @@ def run(ctx: Context, params: PickParams, inputs: Inputs) -> Outputs:
     rows = coordinate_rows(picked, inputs.micrographs) if picked.height else picked
     check_found(picked, rows.height, _ADVICE)
     warn_of_doubt(ctx, picked, _ADVICE)
-    counts = picked.select("item_id", "thumbnail_path", n_particles=pl.col("score").list.len())
-    ctx.metric("n_picked", rows.height)
-    ctx.metric("per_micrograph", round(rows.height / picked.height, 1))
-    return Outputs(
-        coordinates=ctx.dataset(
-            COORDINATES, rows, optics=inputs.micrographs.optics, source=inputs.micrographs
-        ),
-        micrographs=inputs.micrographs.select(counts).with_columns(counts),
-    )
+    coordinates, micrographs = picked_sets(ctx, inputs.micrographs, picked, rows)
+    return Outputs(coordinates=coordinates, micrographs=micrographs)

@@ -13,10 +13,15 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from verglas.core.errors import FormatError
 from verglas.model import COORDINATES, MICROGRAPHS, MODELS, DataSet
 from verglas.protocols.picking._network import open_picker, weights_of
-from verglas.protocols.picking._picks import check_found, coordinate_rows, write_picture
+from verglas.protocols.picking._picks import (
+    check_found,
+    coordinate_rows,
+    each_image,
+    picked_sets,
+    write_picture,
+)
 from verglas.sdk import Context, Params, Ports, Task, param, port, protocol
 
 if TYPE_CHECKING:
@@ -95,7 +100,6 @@ def pick(rows: pl.DataFrame, task: Task, *, params: NetworkParams, weights: str)
     import torch
 
     from verglas.algorithms.picking.network.find import NetworkPickConfig, pick_with_network
-    from verglas.io.images import open_images
 
     picker = open_picker(task, weights)
     config = NetworkPickConfig(
@@ -105,30 +109,24 @@ def pick(rows: pl.DataFrame, task: Task, *, params: NetworkParams, weights: str)
         max_dirt=params.max_dirt,
     )
     found = []
-    for done, row in enumerate(rows.iter_rows(named=True)):
+    for row, image in each_image(rows, task):
         pixel = row["pixel_size_angst"]
-        try:
-            image = open_images(task.path(row["image_path"])).read([row["image_slice"]])[0]
-        except FormatError as error:
-            task.skip(row["item_id"], str(error))
-        else:
-            tensor = torch.from_numpy(image).to(task.device)
-            picks = pick_with_network(
-                -tensor if params.bright_particles else tensor,
-                picker,
-                pixel_size_angst=pixel,
-                config=config,
-            )
-            path = task.files / f"picks_{row['item_id']:06d}.jpg"
-            write_picture(
-                path,
-                image,
-                picks.position_px.cpu().double().numpy(),
-                0.5 * params.diameter_angst / pixel,
-                mask=picks.is_dirt.cpu().numpy(),
-            )
-            found.append(_as_row(row["item_id"], picks, params, pixel, task.relative(path)))
-        task.progress(done + 1, rows.height)
+        tensor = torch.from_numpy(image).to(task.device)
+        picks = pick_with_network(
+            -tensor if params.bright_particles else tensor,
+            picker,
+            pixel_size_angst=pixel,
+            config=config,
+        )
+        path = task.files / f"picks_{row['item_id']:06d}.jpg"
+        write_picture(
+            path,
+            image,
+            picks.position_px.cpu().double().numpy(),
+            0.5 * params.diameter_angst / pixel,
+            mask=picks.is_dirt.cpu().numpy(),
+        )
+        found.append(_as_row(row["item_id"], picks, params, pixel, task.relative(path)))
     return pl.DataFrame(found, infer_schema_length=None)
 
 
@@ -166,12 +164,5 @@ def run(ctx: Context, params: NetworkParams, inputs: Inputs) -> Outputs:
     check_found(picked, n_picks, _ADVICE)
     rows = coordinate_rows(picked, inputs.micrographs)
     _warn_of_doubt(ctx, picked, rows)
-    counts = picked.select("item_id", "thumbnail_path", n_particles=pl.col("score").list.len())
-    ctx.metric("n_picked", rows.height)
-    ctx.metric("per_micrograph", round(rows.height / picked.height, 1))
-    return Outputs(
-        coordinates=ctx.dataset(
-            COORDINATES, rows, optics=inputs.micrographs.optics, source=inputs.micrographs
-        ),
-        micrographs=inputs.micrographs.select(counts).with_columns(counts),
-    )
+    coordinates, micrographs = picked_sets(ctx, inputs.micrographs, picked, rows)
+    return Outputs(coordinates=coordinates, micrographs=micrographs)

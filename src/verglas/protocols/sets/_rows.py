@@ -1,13 +1,22 @@
 """What set operations share: which rows are the same item, and optics groups without collisions."""
 
 from collections.abc import Collection, Sequence
+from typing import Literal
 
 import polars as pl
 
 from verglas.core.errors import ParamsError, PortError
 from verglas.model import DataSet
+from verglas.sdk import Context
 
-__all__ = ["check_same_kind", "identity_of", "link_micrographs", "merge_optics", "renumber"]
+__all__ = [
+    "check_same_kind",
+    "identity_of",
+    "link_micrographs",
+    "matching_items",
+    "merge_optics",
+    "renumber",
+]
 
 _IDENTITY = {
     "movies": ("image_path",),
@@ -137,3 +146,36 @@ def renumber_repeats(numbers: pl.Series) -> pl.Series:
         following += is_repeat
         seen.add(found[-1])
     return pl.Series("micrograph_id", found, dtype=pl.Int64)
+
+
+def matching_items(
+    ctx: Context,
+    data: DataSet,
+    others: Sequence[DataSet],
+    same_by: Sequence[str],
+    *,
+    kept: Literal["in all", "in none"],
+    needed_by: str,
+) -> pl.DataFrame:
+    """Choose the items of a set that all of some others have, or that none has: their ids.
+
+    Args:
+        ctx: of the job; gets the number, and a warning where nothing is left.
+        data: to choose from.
+        others: that say what is kept.
+        same_by: columns that tell items apart; empty takes those that do for the kind.
+        kept: which items.
+        needed_by: protocol, for messages.
+    """
+    sets = [data, *others]
+    check_same_kind(sets, needed_by)
+    columns = identity_of(sets, tuple(same_by), needed_by)
+    rows = data.rows(dict.fromkeys(("item_id", *columns)))
+    for other in others:
+        how: Literal["semi", "anti"] = "semi" if kept == "in all" else "anti"
+        rows = rows.join(other.rows(columns), on=columns, how=how, maintain_order="left")
+    ctx.metric("n_items", rows.height)
+    if not rows.height:
+        what = "no item is in all sets" if kept == "in all" else "no item is left"
+        ctx.warn(f"{what}, compared by {', '.join(columns)}")
+    return rows.select("item_id")

@@ -5,10 +5,8 @@ Rows, columns and numbers are those of the first set; only the choice depends on
 micrograph. Positions of different pickers are never equal: use coordinates.consensus for them.
 """
 
-import polars as pl
-
 from verglas.model import ANY, DataSet
-from verglas.protocols.sets._rows import check_same_kind, identity_of
+from verglas.protocols.sets._rows import matching_items
 from verglas.sdk import Context, Params, Ports, param, port, protocol
 
 __all__ = ["Inputs", "Outputs", "SubtractParams", "run"]
@@ -38,15 +36,12 @@ class Outputs(Ports):
 @protocol("sets.subtract", version=1, label="Difference of sets")
 def run(ctx: Context, params: SubtractParams, inputs: Inputs) -> Outputs:
     """Join on the columns that tell items apart."""
-    sets = [inputs.data, *inputs.others]
-    check_same_kind(sets, "sets.subtract")
-    same_by = identity_of(sets, params.same_by, "sets.subtract")
-    rows = inputs.data.rows(dict.fromkeys(("item_id", *same_by)))
-    for other in inputs.others:
-        known = other.rows(same_by)
-        rows = rows.join(known, on=same_by, how="anti", maintain_order="left")
-    ctx.metric("n_items", rows.height)
-    if not rows.height:
-        ctx.warn(f"no item is left, compared by {', '.join(same_by)}")
-    chosen: pl.DataFrame = rows.select("item_id")
+    chosen = matching_items(
+        ctx,
+        inputs.data,
+        inputs.others,
+        params.same_by,
+        kept="in none",
+        needed_by="sets.subtract",
+    )
     return Outputs(difference=ctx.select(inputs.data, chosen))
