@@ -5,9 +5,10 @@
 
 The SNR is of the images: variance of signal over variance of noise inside the particle. Both
 halves start from the truth low-passed at `--start-angst`. Per iteration one line; at the end
-pose and shift errors, the former beside their Cramer-Rao bound, resolutions of half maps, of the
-map against the truth and of maps made with the true poses ("oracle"), the largest difference over
-shells between the FSC to the truth and sqrt(2F/(1+F)), and CPU seconds by stage.
+pose and shift errors, the former beside their Cramer-Rao bound (and those with the true map, which
+alone can reach it), resolutions of half maps, of the map against the truth and of maps made with
+the true poses ("oracle"), the largest difference over shells between the FSC to the truth and
+sqrt(2F/(1+F)), and CPU seconds by stage.
 """
 
 import argparse
@@ -207,6 +208,16 @@ def pose_limit_deg(particles: Particles, config: RefineConfig, state: RefineStat
     return float(torch.cat(lengths).rad2deg().median())
 
 
+def with_true_map(
+    particles: Particles, config: RefineConfig, state: RefineState, found: list[Poses]
+) -> float:
+    """Median angle error when the last iteration compares with the true map."""
+    true = dataclasses.replace(state, half_maps=torch.stack([particles.truth] * 2))
+    known = [KnownPoses(p.rotation_ref_to_img, p.shift_angst) for p in found]
+    poses, _ = expectations(particles, config, true, known, final=False)
+    return float(pose_errors(particles, config, poses)[0].median())
+
+
 def oracle_sums(
     particles: Particles, config: RefineConfig, state: RefineState, half: int, radius: int
 ) -> Sums:
@@ -315,7 +326,11 @@ def report(
         f"; shift error median {float(shift.median()):.3f} Å"
     )
     limit = pose_limit_deg(particles, config, state)
-    print(f"Cramer-Rao bound of it {limit:.3f} deg, ratio {float(angle.median()) / limit:.2f}")
+    ideal = with_true_map(particles, config, state, found)
+    print(
+        f"Cramer-Rao bound of it {limit:.3f} deg, ratio {float(angle.median()) / limit:.2f}; "
+        f"compared with the true map {ideal:.3f} deg, ratio {ideal / limit:.2f}"
+    )
     operators = symmetry_operators(config.symmetry)
     oracle = []
     for half in (0, 1):
