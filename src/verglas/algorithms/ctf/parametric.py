@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from verglas.algorithms.ctf.cells import Cells, make_cells, repeat_shells, shell_sums
+from verglas.algorithms.ctf.cells import Cells, repeat_shells, shell_sums
 from verglas.algorithms.ctf.matched import ring_evidence, smooth_excess
-from verglas.algorithms.ctf.optics import Optics, phase_terms, pixel_phase, rings_per_step
-from verglas.algorithms.ctf.relative import prior_precision, relative_spectrum
+from verglas.algorithms.ctf.optics import Optics, pixel_phase
+from verglas.algorithms.ctf.relative import prior_precision, relative_spectrum, ring_cells
 from verglas.algorithms.ctf.ring_fit import RingFit
-from verglas.algorithms.ctf.spectrum import TileSpectrum, ring_gain
+from verglas.algorithms.ctf.spectrum import TileSpectrum
 
 __all__ = ["PsdProblem", "refine_parametric"]
 
@@ -160,16 +160,8 @@ def _prepare(
     max_astigmatism_angst: float,
 ) -> PsdProblem:
     """Lay out the logarithm of the spectrum."""
-    cells, names = make_cells(spectrum), list(initial)
-    offset, terms = phase_terms(spectrum.x_per_angst, spectrum.y_per_angst, optics, names)
-    power = cells.mean(spectrum.power)
-    rings = rings_per_step(
-        cells.radius,
-        optics,
-        defocus_angst=initial["defocus"],
-        step_per_angst=spectrum.step_per_angst,
-    )
-    gain = ring_gain(rings)
+    known = ring_cells(spectrum, optics, initial)
+    cells, power, gain, names = known.cells, known.power, known.gain, list(initial)
     looks = (cells.count * spectrum.n_independent).clamp(min=0.2)
     values = (power / power.mean()).clamp(min=1e-9).log() - (torch.digamma(looks) - looks.log())
     width = torch.tensor([entry[2] for entry in _SHAPE_PRIOR], dtype=torch.float64)
@@ -184,10 +176,10 @@ def _prepare(
         weight=cells.spread(gain) / torch.polygamma(1, looks).float(),
         gain=gain,
         wavelength_angst=optics.wavelength_angst,
-        phase_offset=cells.mean(offset),
-        phase_terms=cells.mean(terms),
-        precision=prior.to(offset.device),
-        prior_mean=torch.cat([mean.new_zeros(len(names)), mean]).to(offset.device),
+        phase_offset=known.phase_offset,
+        phase_terms=known.phase_terms,
+        precision=prior.to(power.device),
+        prior_mean=torch.cat([mean.new_zeros(len(names)), mean]).to(power.device),
     )
 
 

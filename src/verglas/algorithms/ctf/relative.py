@@ -14,11 +14,13 @@ from verglas.algorithms.ctf.spectrum import TileSpectrum, ring_gain
 
 __all__ = [
     "RelativeSpectrum",
+    "RingCells",
     "knot_distance",
     "log_level",
     "power_curves",
     "prior_precision",
     "relative_spectrum",
+    "ring_cells",
 ]
 
 _LEVEL_KNOT_PER_ANGST = 0.025
@@ -71,6 +73,45 @@ def log_level(
     return level
 
 
+@dataclass(frozen=True)
+class RingCells:
+    """What every fit of rings by cells starts from.
+
+    Attributes:
+        cells: grouping of pixels.
+        power: `[c]`, mean of the spectrum.
+        gain: `[s]`, see `ring_gain`.
+        phase_offset, phase_terms: `[c]`, `[parameters, c]`, see `phase_terms`.
+    """
+
+    cells: Cells
+    power: Tensor
+    gain: Tensor
+    phase_offset: Tensor
+    phase_terms: Tensor
+
+
+def ring_cells(spectrum: TileSpectrum, optics: Optics, initial: Mapping[str, float]) -> RingCells:
+    """Average a spectrum and the phases of its rings over cells.
+
+    Args:
+        spectrum: of one micrograph.
+        optics: constants.
+        initial: start values of the parameters, see `phase_terms`.
+    """
+    cells = make_cells(spectrum)
+    offset, terms = phase_terms(spectrum.x_per_angst, spectrum.y_per_angst, optics, list(initial))
+    rings = rings_per_step(
+        cells.radius,
+        optics,
+        defocus_angst=initial["defocus"],
+        step_per_angst=spectrum.step_per_angst,
+    )
+    return RingCells(
+        cells, cells.mean(spectrum.power), ring_gain(rings), cells.mean(offset), cells.mean(terms)
+    )
+
+
 def relative_spectrum(
     spectrum: TileSpectrum,
     *,
@@ -86,27 +127,19 @@ def relative_spectrum(
         initial: start values of the parameters, see `phase_terms`.
         max_astigmatism_angst: half of it is the width of the prior of each component.
     """
-    cells, names = make_cells(spectrum), list(initial)
-    offset, terms = phase_terms(spectrum.x_per_angst, spectrum.y_per_angst, optics, names)
-    power = cells.mean(spectrum.power)
-    rings = rings_per_step(
-        cells.radius,
-        optics,
-        defocus_angst=initial["defocus"],
-        step_per_angst=spectrum.step_per_angst,
-    )
-    gain = ring_gain(rings)
+    known = ring_cells(spectrum, optics, initial)
+    cells, power, gain, names = known.cells, known.power, known.gain, list(initial)
     signal = Signal(
         values=power.float(),
         weight=cells.count * spectrum.n_independent * cells.spread(gain),
         shell_end=cells.shell_end,
         basis=radial_basis(cells.radius, knot_per_angst=knot_distance(initial["defocus"], optics)),
-        phase_offset=cells.mean(offset),
-        phase_terms=cells.mean(terms),
-        precision=prior_precision(names, max_astigmatism_angst).to(offset.device),
+        phase_offset=known.phase_offset,
+        phase_terms=known.phase_terms,
+        precision=prior_precision(names, max_astigmatism_angst).to(power.device),
         gain=gain,
     )
-    start = torch.tensor(list(initial.values())).to(offset)
+    start = torch.tensor(list(initial.values())).to(known.phase_offset)
     phase = signal.phase_offset + start @ signal.phase_terms
     wide = knot_distance(initial["defocus"], optics)
     level = _level(cells, power, torch.ones_like(power), wide)
