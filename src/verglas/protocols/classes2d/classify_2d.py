@@ -3,12 +3,13 @@
 Particles that show the same view are turned, shifted and averaged, which shows whether they are
 good, and which are not particles at all. First all particles are centred on their common radial
 average. How they differ from it when turned gives the first class averages. Then all classes,
-in-plane rotations and shifts are compared with every particle, each of which counts for each
-class by its probability, while the resolution grows from coarse to fine. The search starts with
-twice the classes wanted and leaves out, a few at a time, those whose loss costs the least
-evidence: empty ones, and all but one of several that are alike. Later such a class takes over
-half of the one that would be missed most. Classes that know little stay close to the radial
-average, and one that holds more than twice its share is held back.
+in-plane rotations and shifts are compared with every particle, each of which counts for each class by
+its probability, while the resolution grows from coarse to fine, as far as the classes are
+resolved. While classes form, probabilities are softer than the noise asks for, so that early
+chance does not decide. The search starts with twice the classes wanted and leaves out, a few at a
+time, those whose loss costs the least evidence: empty ones, and all but one of several that are
+alike. Later such a class takes over half of the one that would be missed most. Classes that know
+little stay close to the radial average, and one that holds more than twice its share is held back.
 
 Large sets are sampled: each early iteration uses a random part, the last ones all particles.
 Particles are parted into four sets, and each set meets averages of the other three, so that no
