@@ -3,8 +3,8 @@
 Particles that show the same view are turned, shifted and averaged, which shows whether they are
 good, and which are not particles at all. First all particles are centred on their common radial
 average. How they differ from it when turned gives the first class averages. Then all classes,
-in-plane rotations and shifts are compared with every particle, each of which counts for each class by
-its probability, while the resolution grows from coarse to fine, as far as the classes are
+in-plane rotations and shifts are compared with every particle, each of which counts for each class
+by its probability, while the resolution grows from coarse to fine, as far as the classes are
 resolved. While classes form, probabilities are softer than the noise asks for, so that early
 chance does not decide. The search starts with twice the classes wanted and leaves out, a few at a
 time, those whose loss costs the least evidence: empty ones, and all but one of several that are
