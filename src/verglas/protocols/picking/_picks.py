@@ -74,7 +74,7 @@ def write_picture(
 def each_image(
     rows: pl.DataFrame, task: Task
 ) -> "Iterator[tuple[dict[str, Any], NDArray[np.float32]]]":
-    """Read the micrographs of a chunk one by one; those that cannot be read are named and skipped.
+    """Read the micrographs of a chunk one by one; name and skip those that cannot be read.
 
     Args:
         rows: with `item_id`, `image_path` and `image_slice`.
