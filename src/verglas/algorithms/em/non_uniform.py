@@ -1,16 +1,11 @@
 """Regularisation that differs from place to place, chosen by locally cross-validating the halves.
 
 The uniform Wiener filter weighs every voxel by the mean signal of its shells. Where a particle
-moves, signal ends earlier, and what the filter keeps there is noise that turns particles. Here
-the prior's variance fades faster or slower with frequency, by a factor exp(-g k^2), and g is
-chosen at each voxel such that each half, so filtered, best foretells the other one, unfiltered,
-about that place. The idea of choosing filters so is that of Punjani et al. 2020
-(doi:10.1038/s41592-020-00990-8); their filters are a family of low-passes, ours the uniform
-Wiener filter with another B factor, of which the uniform filter is a member.
-
-The halves share the field of g and nothing else, as they share a mask: it is made of products
-averaged over three times the resolution. Their FSC is measured before, on maps that have seen
-no filter; no g gives signal to shells in which the FSC found none.
+moves, signal ends earlier, and what the filter keeps there is noise. Here the prior's variance
+fades by a further factor exp(-g k^2), and g is chosen at each voxel such that each half, so
+filtered, best foretells the other one, unfiltered, about that place. To choose filters so is
+the idea of Punjani et al. 2020 (doi:10.1038/s41592-020-00990-8); their filters are a family of
+low-passes, ours the uniform filter with another B factor, of which it is a member itself.
 """
 
 from collections.abc import Callable, Sequence
@@ -71,6 +66,10 @@ def regularise_locally(
     reconstruct: Callable[[Tensor], Tensor], inverse_snr: Tensor, *, resolution_px: float
 ) -> Tensor:
     """Reconstruct both halves with a prior whose variance suits every place.
+
+    The halves share the field of g and nothing else, as they share a mask: it is made of
+    products averaged over three times the resolution. Their FSC is measured before, on maps
+    that have seen no filter; no g gives signal to shells in which the FSC found none.
 
     Args:
         reconstruct: makes both half maps `[2, n, n, n]` for a 1 / SNR of each shell.
