@@ -36,6 +36,7 @@ N_CENTRING = 4
 N_SETTLING = 3
 """Last iterations, in which classes are neither left out, split nor moved."""
 
+_COOLING = 1 / 16  # at most, in an iteration: classes that cool faster keep noise
 _HOT = 1.5  # classes that form take particles less surely than the noise allows
 _EDGE_ANGST = 8.0
 _NUMBERS = ("shift_prior_angst", "evidence_loglik")
@@ -95,8 +96,9 @@ class PlanarConfig:
 
     def temperature_at(self, iteration: int) -> float:
         """Return what scores are divided by, counted from the first iteration of all."""
-        formed = (iteration - N_CENTRING - 1) / self.forming_iterations
-        return 1.0 + (_HOT - 1.0) * (1 - formed) if 0 <= formed < 1 else 1.0
+        formed = iteration - N_CENTRING - 1
+        left = self.forming_iterations - formed
+        return min(_HOT, 1.0 + _COOLING * left) if formed >= 0 and left > 0 else 1.0
 
     @property
     def reach_angst(self) -> float:
