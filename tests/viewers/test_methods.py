@@ -92,3 +92,16 @@ def test_what_became_of_particles_at_borders_is_told():
     assert "12 particles were cut out in boxes of 160 px, inverted" in text
     assert "Left out were 3 particles that crossed the micrograph's border." in text
     assert "The missing rim of 1 box was filled with noise" in text
+
+
+@pytest.mark.parametrize(("chosen", "is_told"), [("uniform", False), ("non_uniform", True)])
+def test_a_filter_for_every_place_is_told_and_cited_where_it_was_used(chosen, is_told):
+    spec = load_registry().protocols["particles.refine_3d"]
+    step = MethodStep(
+        spec.id, spec.label, params={"regularisation": chosen}, citations=spec.citations
+    )
+    (text,), references = write_methods([step])
+    assert ("filtered place by place" in text) == is_told
+    named = [r.text + r.doi for r in references]
+    assert any("s41592-020-00990-8" in name for name in named) == is_told
+    assert len(references) == (3 if is_told else 2)

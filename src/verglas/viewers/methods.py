@@ -20,6 +20,7 @@ from verglas.viewers.words import count_text, quantity_text, title_of, value_tex
 
 __all__ = ["MethodStep", "write_methods"]
 
+_NON_UNIFORM = "10.1038/s41592-020-00990-8"
 _DOI = re.compile(r"(?:doi:|https?://(?:dx\.)?doi\.org/)\s*(\S+)", re.IGNORECASE)
 _STAGES = (
     ("movies.", "micrographs.", "ctf.", "coordinates.", "simulate."),
@@ -187,6 +188,8 @@ _CTF_METHODS = {
 
 def _relevant(step: MethodStep) -> Sequence[str]:
     """Leave out papers on methods that a job did not use."""
+    if step.protocol == "particles.refine_3d" and step.get("regularisation") != "non_uniform":
+        return [text for text in step.citations if not text.endswith(_NON_UNIFORM)]
     known = _CTF_METHODS.get(str(step.params.get("method")))
     if known is None or step.protocol != "micrographs.estimate_ctf":
         return step.citations
@@ -295,11 +298,14 @@ def _initial_volume(step: MethodStep) -> str:
 
 def _refine_3d(step: MethodStep) -> str:
     n = step.n_in("particles")
+    local = ""
+    if step.get("regularisation") == "non_uniform":
+        local = ", with references filtered place by place by cross-validation of the halves"
     return (
         f"{count_text(n, 'particles') if n else 'The particles'} were refined in two half sets,"
         " independently of each other, by maximum likelihood"
         f"{step.text(' with {} symmetry', 'symmetry')}"
-        f"{step.text(', to {} by their Fourier shell correlation', 'resolution_angst')}."
+        f"{local}{step.text(', to {} by their Fourier shell correlation', 'resolution_angst')}."
     )
 
 

@@ -129,7 +129,11 @@ def _make_config(params: Refine3dParams, inputs: Inputs, stack: ParticleStack, s
     _ID,
     version=4,
     label="Refine a map",
-    citations=("10.1016/j.jsb.2012.09.006", "10.1016/j.jmb.2003.07.013"),
+    citations=(
+        "10.1016/j.jsb.2012.09.006",
+        "10.1016/j.jmb.2003.07.013",
+        "10.1038/s41592-020-00990-8",
+    ),
 )
 def run(ctx: Context, params: Refine3dParams, inputs: Inputs) -> Outputs:
     """Iterate to convergence, then look once more, well beyond what is resolved."""
