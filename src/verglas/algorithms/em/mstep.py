@@ -106,26 +106,31 @@ def shell_of_voxels(shape: tuple[int, ...] | torch.Size, padding: int) -> Tensor
     z = torch.arange(d) - d // 2 if d > 3 else torch.tensor([1_000_000, 0, 1_000_000])
     y = torch.arange(h) - h // 2
     x = torch.arange(w)
-    square = z[:, None, None].square() + y[None, :, None].square() + x.square()
-    return (square.double().sqrt() / padding).round().long()
+    # squares are whole numbers, and their roots never so near a half that float32 would err
+    z, y, x = (axis.float().square() for axis in (z, y, x))
+    radius = (z[:, None, None] + y[None, :, None] + x).sqrt_()
+    return radius.div_(padding).round_().long()
 
 
-def radial_mean(values: Tensor, *, radius: int, padding: int) -> Tensor:
+def radial_mean(
+    values: Tensor, *, radius: int, padding: int, shell: Tensor | None = None
+) -> Tensor:
     """Average a real half volume over shells of the unpadded box.
 
     Args:
         values: `[d, m, m // 2 + 1]`.
         radius: last shell wanted.
         padding: oversampling factor.
+        shell: of the voxels, if it is known already.
 
     Returns:
         `[radius + 1]`, float64.
     """
-    shell = shell_of_voxels(values.shape, padding).clamp_max(radius + 1).flatten()
-    total = torch.zeros(radius + 2, dtype=torch.float64)
-    count = total.clone()
-    total.index_add_(0, shell, values.double().flatten())
-    count.index_add_(0, shell, torch.ones(len(shell), dtype=torch.float64))
+    if shell is None:
+        shell = shell_of_voxels(values.shape, padding)
+    shell = shell.clamp_max(radius + 1).flatten()
+    total = torch.bincount(shell, weights=values.double().flatten(), minlength=radius + 2)
+    count = torch.bincount(shell, minlength=radius + 2)
     return (total / count.clamp_min(1))[: radius + 1]
 
 
@@ -157,8 +162,8 @@ def reconstruct(
     Returns:
         `[box, box, box]`, or `[box, box]` when planar.
     """
-    mean = radial_mean(denominator, radius=radius, padding=padding)
     shell = shell_of_voxels(denominator.shape, padding)
+    mean = radial_mean(denominator, radius=radius, padding=padding, shell=shell)
     inside = shell <= radius
     shell = shell.clamp_max(radius)
     floor = (_WEIGHT_FLOOR * mean + 1e-30).float()[shell]
