@@ -23,6 +23,8 @@ __all__ = ["WIDEST", "Audit", "audit_search"]
 WIDEST = 16
 """A search is made so many times wider than planned at most."""
 
+_MOST_STARTS = 4  # times those planned; their distances take memory by the square
+
 _SAME_DEG = 7.5
 
 
@@ -70,12 +72,13 @@ def audit_search(
             views, references, wide, n_groups=n_groups, shifts_angst=shifts_angst, known=known
         )[0]
 
+    widest = WIDEST if search.polish is None else _MOST_STARTS
     here, planned = found(width), None
     while True:
         wider = found(2 * width)
         recall = _recall(here, wider, search)
         planned = recall if planned is None else planned
-        if float(recall.mean()) >= wanted or width >= WIDEST:
+        if float(recall.mean()) >= wanted or width >= widest:
             return Audit(width, recall, planned)
         here, width = wider, 2 * width
 
