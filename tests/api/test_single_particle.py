@@ -77,3 +77,10 @@ def test_protocols_have_the_parameters_and_ports_of_the_workflow(tmp_path, varia
 def test_every_step_takes_known_quantities(variant):
     known, steps = quantities(VARIANTS[variant]), steps_of(VARIANTS[variant])
     assert {quantity for step in steps for quantity in step.takes.values()} <= set(known)
+
+
+def test_steps_of_one_protocol_that_differ_in_its_method_have_labels_of_their_own():
+    nodes = single_particle_template(VARIANTS["movies"])["nodes"]
+    labels = [node["label"] for node in nodes if node["name"].startswith("ctf_")]
+    assert len(set(labels)) == len(labels) == 4
+    assert "Estimate CTF by equiphase" in labels

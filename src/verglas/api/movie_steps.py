@@ -60,6 +60,7 @@ _CTF = (
             f"fit the CTF by {method}",
             {"micrographs": "screen_drift.accepted"},
             params={"method": method},
+            label=f"Estimate CTF by {method}",
         )
         for method in _METHODS
     ),

@@ -23,6 +23,7 @@ class Step:
         params: values that are always the same.
         only: the circumstances in which the step belongs to the workflow, all of them.
         advice: what to do when the step gives nothing.
+        label: of the job, where that of the protocol does not tell it from others.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Step:
     params: Mapping[str, Any] = field(default_factory=dict)
     only: tuple[str, ...] = ()
     advice: str = ""
+    label: str = ""
 
     def node(self, known: Mapping[str, Any], *, source: str) -> dict[str, Any]:
         """Return the step as a node of a template.
@@ -54,6 +56,7 @@ class Step:
             "params": {**self.params, **taken},
             "inputs": links,
             "advice": self.advice,
+            "label": self.label,
         }
 
 

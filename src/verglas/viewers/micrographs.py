@@ -121,7 +121,7 @@ def micrograph_picture(
     caption = f"Low-passed to {visible:.0f} Å."
     if picks:
         caption = (
-            f"Picks, circles of {diameter_angst:g} Å; the image is low-passed to {visible:.0f} Å."
+            f"Picks, circles of {diameter_angst:.0f} Å; the image is low-passed to {visible:.0f} Å."
         )
     alt = f"Micrograph {title}{picks}, low-passed to {visible:.0f} Å"
     return from_image(picture, name, alt=alt, caption=caption)
