@@ -66,6 +66,11 @@ class Views:
         return len(self.data)
 
     @property
+    def device(self) -> torch.device:
+        """Where the views are, and what is worked out from them."""
+        return self.data.device
+
+    @property
     def inverse_noise(self) -> Tensor:
         """`[b, k]`, 1 / noise variance of each coefficient."""
         return self.noise_power.reciprocal()[:, self.disc.shell]

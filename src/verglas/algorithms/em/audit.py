@@ -89,7 +89,7 @@ def _recall(found: Poses, wider: Poses, search: Search) -> Tensor:
         return kept
     operators = search.operators
     if operators is None:
-        operators = torch.eye(3, dtype=torch.float64)[None]
+        operators = torch.eye(3, dtype=torch.float64, device=found.loglik.device)[None]
     apart = pose_distance_deg(
         found.rotation_ref_to_img.double(), wider.rotation_ref_to_img.double(), operators
     )

@@ -51,11 +51,12 @@ class Bank:
                 for v in references.half_volumes
             ]
         )
-        row_reference = torch.arange(c).repeat_interleave(n)
+        device = slices.device
+        row_reference = torch.arange(c, device=device).repeat_interleave(n)
         return Bank(
             slices=slices,
             rotations_ref_to_img=rotations_ref_to_img.double(),
-            row_rotation=torch.arange(n).repeat(c),
+            row_rotation=torch.arange(n, device=device).repeat(c),
             row_reference=row_reference,
             log_prior=references.log_prior.float()[row_reference],
         )
@@ -63,7 +64,8 @@ class Bank:
     def row_sums(self) -> tuple[Tensor, Tensor]:
         """Return empty sums over views, by row: signal `[r, 2 k]` and weight `[r, k]`."""
         r, k = self.slices.shape
-        return torch.zeros(r, 2 * k), torch.zeros(r, k)
+        parts = torch.view_as_real(self.slices)
+        return parts.new_zeros(r, 2 * k), parts.new_zeros(r, k)
 
     def insert(
         self,

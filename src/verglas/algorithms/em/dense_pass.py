@@ -110,8 +110,7 @@ def add_shifts(posterior: Posterior, centre: Tensor, shifts: Tensor, sums: Sums)
     """Add the spread of shifts, and the evidence."""
     total = (centre[:, None, :] + shifts).square().sum(-1) / 2
     square = (total * posterior.shift_mass.double()).sum()
-    n_views = torch.tensor(float(len(centre))).double()
-    sums.shift_square_angst2.add_(torch.stack([square, n_views]))
+    sums.shift_square_angst2.add_(torch.stack([square, square.new_tensor(len(centre))]))
     sums.evidence_loglik.add_(posterior.evidence_loglik.sum())
 
 

@@ -60,7 +60,7 @@ def descend(
         if level is search.levels[-1]:
             return Descent(scored, cells, here, centre, level)
         profile = Profile.of_scores(scored.loglik, search.temperature)
-        child = torch.arange(8)
+        child = torch.arange(8, device=cells.cell.device)
         cells = select_cells(
             profile.row_mass,
             (_cell_table(cells)[:, :, None] * 8 + child).flatten(1),
@@ -84,7 +84,7 @@ def _dense_cells(views: Views, centre: Tensor, bank: Bank, search: Search) -> tu
         moves.append(level.shifts_angst[profile.shift_of_best])
     cells = select_cells(
         torch.cat(masses),
-        torch.arange(len(bank.slices))[None],
+        torch.arange(len(bank.slices), device=bank.slices.device)[None],
         rotations_ref_to_img=bank.rotations_ref_to_img[bank.row_rotation],
         reference=bank.row_reference,
         step_deg=level.step_deg,
@@ -97,7 +97,7 @@ def _dense_cells(views: Views, centre: Tensor, bank: Bank, search: Search) -> tu
 
 def _cell_table(cells: Cells) -> Tensor:
     """Return `[b, slots]`, the cell in each slot of each view's list, -1 for none."""
-    table = torch.full((cells.n_views, int(cells.slot.max()) + 1), -1)
+    table = cells.cell.new_full((cells.n_views, int(cells.slot.max()) + 1), -1)
     table[cells.view, cells.slot] = cells.cell
     return table
 
@@ -136,7 +136,7 @@ def _finish(
     window: NoiseWindow,
 ) -> Poses:
     cells, views = descent.cells, descent.views
-    at = torch.arange(len(views))
+    at = torch.arange(len(views), device=views.device)
     mass = posterior.row_mass
     reference = cells.reference[_cell_table(cells)].repeat_interleave(8, dim=1)
     for c in range(len(sums.class_weight)):

@@ -60,7 +60,7 @@ def expect(
     """
     sums = _empty_sums(references, n_groups, search.radius)
     window = _window(views, search)
-    centre = torch.zeros(len(views), 2, dtype=torch.float64)
+    centre = torch.zeros(len(views), 2, dtype=torch.float64, device=views.device)
     centre = centre if shifts_angst is None else shifts_angst.double()
     disc = views.disc.prefix(search.levels[0].radius)
     bank = Bank.make(disc, references, search.rotations_ref_to_img)
@@ -111,10 +111,10 @@ def expect_nearby(
     Returns:
         The pose of each view and the sums.
     """
-    b = len(views)
+    first = torch.zeros(len(views), dtype=torch.long, device=views.device)
     starts = Starts(
-        view=torch.arange(b),
-        reference=torch.zeros(b, dtype=torch.long) if reference is None else reference,
+        view=torch.arange(len(views), device=views.device),
+        reference=first if reference is None else reference,
         rotations_ref_to_img=rotations_ref_to_img.double().clone(),
         shifts_angst=shifts_angst.double().clone(),
     )
@@ -147,6 +147,7 @@ def _empty_sums(references: References, n_groups: int, radius: int) -> Sums:
         radius,
         padding=references.padding,
         planar=references.planar,
+        device=references.half_volumes.device,
     )
 
 
@@ -167,11 +168,12 @@ def _polished(
     """Run the continuous stage block by block; starts are sorted by view."""
     if search.polish is None:
         raise ValueError("search has no continuous stage")
-    ends = torch.searchsorted(starts.view, torch.arange(0, len(views) + _BLOCK, _BLOCK)).tolist()
+    edges = torch.arange(0, len(views) + _BLOCK, _BLOCK, device=views.device)
+    ends = torch.searchsorted(starts.view, edges).tolist()
     parts = []
     for block, (begin, end) in enumerate(pairwise(ends)):
         first = block * _BLOCK
-        mine = starts.take(torch.arange(begin, end))
+        mine = starts.take(slice(begin, end))
         parts.append(
             polish(
                 views.take(slice(first, first + _BLOCK)).prefix(search.radius),
@@ -212,13 +214,15 @@ def scatter(
         Sums with numerators, denominators and class shares only.
     """
     radius = search.levels[0].radius
-    sums = Sums.zeros(n_references, n_groups, radius, padding=padding, planar=planar)
+    sums = Sums.zeros(
+        n_references, n_groups, radius, padding=padding, planar=planar, device=views.device
+    )
     views = views.prefix(radius)
     signal, weight = views.whitened()
     n = len(views)
-    reference = torch.randint(n_references, (n,), generator=generator)
+    reference = torch.randint(n_references, (n,), generator=generator).to(views.device)
     rotations = search.rotations_ref_to_img
-    row = torch.randint(len(rotations), (n,), generator=generator)
+    row = torch.randint(len(rotations), (n,), generator=generator).to(views.device)
     for c in range(n_references):
         chosen = reference == c
         sums.class_weight[c] = float(chosen.sum())
@@ -246,7 +250,9 @@ def _starts(
         descent = descend(views, centre, bank, references, search)
         profile = Profile.of_scores(descent.scored.loglik, search.temperature)
         row = _top_rows(profile, n_starts)
-        rotation, cell = descent.rotations(torch.arange(len(views))[:, None], row)
+        rotation, cell = descent.rotations(
+            torch.arange(len(views), device=row.device)[:, None], row
+        )
         reference = descent.cells.reference[cell]
         found = top_starts(
             profile, row, rotation, reference, last.step_deg, n_starts, search.operators

@@ -41,7 +41,7 @@ class KnownViews:
     def make(views: Views, rotations_ref_to_img: Tensor) -> "KnownViews":
         """Prepare views that were moved to their shifts; rotations are `[b, 3, 3]`."""
         signal, weight = views.whitened()
-        still = torch.zeros(len(views), 1, 2, dtype=torch.float64)
+        still = torch.zeros(len(views), 1, 2, dtype=torch.float64, device=views.device)
         return KnownViews(signal, weight, rotations_ref_to_img[:, None], still, views.disc)
 
     def __len__(self) -> int:
@@ -129,6 +129,7 @@ def expect_known(
         disc.radius,
         padding=references.padding,
         planar=False,
+        device=views.device,
     )
     here = views.shifted(shifts_angst)
     at_poses = KnownViews.make(here, rotations_ref_to_img)
@@ -147,9 +148,9 @@ def expect_known(
     sums.class_weight.add_(posterior.sum(0))
     sums.evidence_loglik.add_(evidence.sum())
     square = shifts_angst.double().square().sum() / 2
-    sums.shift_square_angst2.add_(torch.stack([square, torch.tensor(float(len(views))).double()]))
+    sums.shift_square_angst2.add_(torch.stack([square, square.new_tensor(len(views))]))
     share, best = posterior.max(1)
-    unknown = torch.full((len(views),), torch.nan)
+    unknown = torch.full((len(views),), torch.nan, device=views.device)
     poses = Poses(
         rotation_ref_to_img=rotations_ref_to_img.double(),
         shift_angst=shifts_angst.double(),

@@ -52,7 +52,7 @@ class Cells:
     def batches(self) -> Iterator[tuple[slice, list[slice]]]:
         """Yield runs of cells, with the slice of pairs of each cell."""
         n = len(self.rotations_ref_to_img)
-        ends = torch.searchsorted(self.cell, torch.arange(n + 1)).tolist()
+        ends = torch.searchsorted(self.cell, torch.arange(n + 1, device=self.cell.device)).tolist()
         for start in range(0, n, _CELLS_AT_ONCE):
             stop = min(n, start + _CELLS_AT_ONCE)
             yield slice(start, stop), [slice(ends[i], ends[i + 1]) for i in range(start, stop)]
@@ -126,7 +126,7 @@ def _slices_of(
     """Return `[cells, 8, k]`, the slices of the children of a run of cells."""
     children = child_rotations(cells.rotations_ref_to_img[run], cells.step_deg)
     reference = cells.reference[run]
-    out = torch.empty(len(children), 8, views.disc.n_coefficients, dtype=torch.complex64)
+    out = views.data.new_empty(len(children), 8, views.disc.n_coefficients)
     for c in torch.unique(reference).tolist():
         chosen = reference == c
         out[chosen] = extract_slices(
@@ -166,7 +166,7 @@ def score_cells(
     phases = shift_phases(shifts_angst, views.disc, views.pixel_size_angst)
     shifted = as_real(signal[:, None, :] * phases).contiguous()
     b, t, k2 = shifted.shape
-    scores = torch.full((b, int(cells.slot.max()) + 1, 8, t), -torch.inf)
+    scores = shifted.new_full((b, int(cells.slot.max()) + 1, 8, t), -torch.inf)
     log_prior = log_prior_reference.float()[cells.reference]
     for run, pairs in cells.batches():
         slices = _slices_of(half_volumes, cells, run, views, padding)
@@ -210,8 +210,8 @@ def add_expectations(
     weights = (posterior.likelihood * posterior.norm[:, None, None]).transpose(1, 2)
     weights = weights.reshape(len(shifted), -1, 8, shifted.shape[1])
     for run, pairs in cells.batches():
-        signal = torch.zeros(len(pairs), 8, k2)
-        weight = torch.zeros(len(pairs), 8, k2 // 2)
+        signal = shifted.new_zeros(len(pairs), 8, k2)
+        weight = shifted.new_zeros(len(pairs), 8, k2 // 2)
         for i, pair in enumerate(pairs):
             view = cells.view[pair]
             gamma = weights[view, cells.slot[pair]]

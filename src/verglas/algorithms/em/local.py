@@ -47,7 +47,7 @@ class Starts:
     def __len__(self) -> int:
         return len(self.view)
 
-    def take(self, index: Tensor) -> "Starts":
+    def take(self, index: Tensor | slice) -> "Starts":
         """Return some of them."""
         return Starts(*(value[index] for value in vars(self).values()))
 
@@ -163,10 +163,10 @@ def climb(
         The peaks, in the order of the starts.
     """
     signal, weight = views.whitened()
-    where = starts.take(torch.arange(len(starts)))  # a copy, which moves
+    going = torch.arange(len(starts), device=starts.view.device)
+    where = starts.take(going)  # a copy, which moves
     here = _evaluate(signal, weight, views, references, where, shift_prior_angst)
     damping = torch.full_like(here.score, _FIRST_DAMPING)
-    going = torch.arange(len(starts))
     for _ in range(steps):
         normals = _take(here, going)
         step, promise = _step(normals, damping[going])

@@ -46,22 +46,31 @@ class Sums:
 
     @staticmethod
     def zeros(
-        n_references: int, n_groups: int, radius: int, *, padding: int, planar: bool
+        n_references: int,
+        n_groups: int,
+        radius: int,
+        *,
+        padding: int,
+        planar: bool,
+        device: torch.device | str = "cpu",
     ) -> "Sums":
         """Return empty sums."""
         m = half_volume_size(radius, padding)
         shape = (n_references, 3 if planar else m, m, m // 2 + 1)
-        by_shell = torch.zeros(n_groups, radius + 1, dtype=torch.float64)
+
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=torch.float64, device=device)
+
         return Sums(
-            numerator=torch.zeros(shape, dtype=torch.complex64),
-            denominator=torch.zeros(shape),
-            residual_power=by_shell,
-            residual_count=by_shell.clone(),
-            scale_cross=by_shell.clone(),
-            scale_power=by_shell.clone(),
-            shift_square_angst2=torch.zeros(2, dtype=torch.float64),
-            class_weight=torch.zeros(n_references, dtype=torch.float64),
-            evidence_loglik=torch.zeros(1, dtype=torch.float64),
+            numerator=torch.zeros(shape, dtype=torch.complex64, device=device),
+            denominator=torch.zeros(shape, device=device),
+            residual_power=zeros(n_groups, radius + 1),
+            residual_count=zeros(n_groups, radius + 1),
+            scale_cross=zeros(n_groups, radius + 1),
+            scale_power=zeros(n_groups, radius + 1),
+            shift_square_angst2=zeros(2),
+            class_weight=zeros(n_references),
+            evidence_loglik=zeros(1),
         )
 
     @staticmethod
@@ -71,7 +80,7 @@ class Sums:
 
     def to_arrays(self) -> dict[str, object]:
         """Return numpy arrays by name, which may be added over chunks."""
-        return {name: value.numpy() for name, value in vars(self).items()}
+        return {name: value.cpu().numpy() for name, value in vars(self).items()}
 
 
 def symmetrise_sums(
@@ -95,17 +104,21 @@ def symmetrise_sums(
     return numerator, denominator
 
 
-def shell_of_voxels(shape: tuple[int, ...] | torch.Size, padding: int) -> Tensor:
+def shell_of_voxels(
+    shape: tuple[int, ...] | torch.Size, padding: int, *, device: torch.device | str = "cpu"
+) -> Tensor:
     """Return the nearest shell of the unpadded box for each voxel of a half volume.
 
     Args:
         shape: three sides; the outer planes of one three planes thick are out of reach.
         padding: oversampling factor.
+        device: of the result.
     """
     d, h, w = shape
-    z = torch.arange(d) - d // 2 if d > 3 else torch.tensor([1_000_000, 0, 1_000_000])
-    y = torch.arange(h) - h // 2
-    x = torch.arange(w)
+    z, y, x = (torch.arange(n, device=device) for n in (d, h, w))
+    z, y = z - d // 2, y - h // 2
+    if d == 3:
+        z = z * 1_000_000
     # squares are whole numbers, and their roots never so near a half that float32 would err
     z, y, x = (axis.float().square() for axis in (z, y, x))
     radius = (z[:, None, None] + y[None, :, None] + x).sqrt_()
@@ -127,7 +140,7 @@ def radial_mean(
         `[radius + 1]`, float64.
     """
     if shell is None:
-        shell = shell_of_voxels(values.shape, padding)
+        shell = shell_of_voxels(values.shape, padding, device=values.device)
     shell = shell.clamp_max(radius + 1).flatten()
     total = torch.bincount(shell, weights=values.double().flatten(), minlength=radius + 2)
     count = torch.bincount(shell, minlength=radius + 2)
@@ -162,7 +175,7 @@ def reconstruct(
     Returns:
         `[box, box, box]`, or `[box, box]` when planar.
     """
-    shell = shell_of_voxels(denominator.shape, padding)
+    shell = shell_of_voxels(denominator.shape, padding, device=denominator.device)
     mean = radial_mean(denominator, radius=radius, padding=padding, shell=shell)
     inside = shell <= radius
     shell = shell.clamp_max(radius)

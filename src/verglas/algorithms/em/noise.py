@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from verglas.algorithms.devices import to_device
 from verglas.kernels.disc import HalfDisc, gather_disc, half_disc, scatter_disc, shell_sums
 from verglas.kernels.fourier import irfft2, next_fast_size, rfft2
 from verglas.kernels.masks import soft_circle
@@ -60,7 +61,8 @@ def noise_window(disc: HalfDisc, radius_px: float) -> NoiseWindow:
     kept = gather_disc(rfft2(product).real, small) / n**2
     response = (shell_sums(kept, small)[0] / shell_sums(torch.ones_like(kept), small)[0]).float()
     response[0] = response[1]
-    return NoiseWindow(small, mask, response.clamp_min(1e-3))
+    window = NoiseWindow(small, mask, response.clamp_min(1e-3))
+    return to_device(window, disc.frequencies_px.device)
 
 
 def windowed_power(residual: Tensor, window: NoiseWindow) -> Tensor:

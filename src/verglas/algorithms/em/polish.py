@@ -110,7 +110,7 @@ def polish(
 def _slots(view: Tensor) -> Tensor:
     """Return the position of each entry among those of its view; entries are sorted by view."""
     first = torch.searchsorted(view, view)
-    return torch.arange(len(view)) - first
+    return torch.arange(len(view), device=view.device) - first
 
 
 def _table(values: Tensor, view: Tensor, n_views: int, fill: float) -> Tensor:
@@ -119,6 +119,12 @@ def _table(values: Tensor, view: Tensor, n_views: int, fill: float) -> Tensor:
     out = values.new_full((n_views, int(slot.max()) + 1, *values.shape[1:]), fill)
     out[view, slot] = values
     return out
+
+
+def _places(peaks: Peaks, n_views: int, fill: int) -> Tensor:
+    """Return `[b, slots]`, the places of each view's peaks."""
+    view = peaks.at.view
+    return _table(torch.arange(len(view), device=view.device), view, n_views, fill)
 
 
 def _take(peaks: Peaks, index: Tensor) -> Peaks:
@@ -130,11 +136,11 @@ def _distinct(
 ) -> Peaks:
     """Sort peaks by view and height; drop those that are the same, or hopeless."""
     if operators is None:
-        operators = torch.eye(3, dtype=torch.float64)[None]
+        operators = torch.eye(3, dtype=torch.float64, device=peaks.loglik.device)[None]
     order = torch.argsort(peaks.loglik, descending=True)
     order = order[torch.argsort(peaks.at.view[order], stable=True)]
     peaks = _take(peaks, order)
-    index = _table(torch.arange(len(peaks.loglik)), peaks.at.view, n_views, -1)
+    index = _places(peaks, n_views, -1)
     best = peaks.loglik[index[:, 0]]
     keep = peaks.loglik > best[peaks.at.view] - _HOPELESS
     for later in range(1, index.shape[1]):
@@ -166,7 +172,7 @@ def _distance(
     copies = peaks.at.rotations_ref_to_img[high, None] @ operators.double()
     turns = peaks.at.rotations_ref_to_img[low, None] @ copies.mT
     nearest = turns.diagonal(dim1=2, dim2=3).sum(2).argmax(1)
-    turn = turns[torch.arange(len(low)), nearest]
+    turn = turns[torch.arange(len(low), device=low.device), nearest]
     shift = (peaks.at.shifts_angst[low] - peaks.at.shifts_angst[high]) / pixel_size_angst
     apart = torch.cat([_turn_vector(turn), shift], 1)
     return torch.einsum("pi,pij,pj->p", apart, peaks.precision[high], apart)
@@ -206,13 +212,13 @@ def _draw(
 ) -> tuple[_Draws, Tensor]:
     """Draw poses about the peaks; return them with the evidence of each view."""
     at = peaks.at
-    normal = _normal_points(n)
+    normal = _normal_points(n).to(views.device)
     factor = torch.linalg.cholesky(peaks.precision)
     offsets = torch.linalg.solve_triangular(factor.mT, normal.T * _WIDER, upper=True).mT
     rotations = rotation_from_vector(offsets[..., :3]) @ at.rotations_ref_to_img[:, None]
     shifts_px = at.shifts_angst[:, None] / views.pixel_size_angst + offsets[..., 3:]
     signal, weight = views.whitened()
-    loglik = torch.empty(len(at), n, dtype=torch.float64)
+    loglik = torch.empty(len(at), n, dtype=torch.float64, device=views.device)
     for c in range(len(references.half_volumes)):
         chosen = (at.reference == c).nonzero().squeeze(1)
         if len(chosen):
@@ -256,8 +262,8 @@ def _log_density(
     )
     own = log_peak[:, None] - 0.5 * normal.square().sum(1)
     slot, view = _slots(peaks.at.view), peaks.at.view
-    index = _table(torch.arange(len(view)), view, len(views), -1)[view]
-    other = (index >= 0) & (torch.arange(index.shape[1]) != slot[:, None])
+    index = _places(peaks, len(views), -1)[view]
+    other = (index >= 0) & (torch.arange(index.shape[1], device=slot.device) != slot[:, None])
     other &= peaks.at.reference[index] == peaks.at.reference[:, None]
     draw, column = other.nonzero(as_tuple=True)
     if not len(draw):
@@ -267,7 +273,7 @@ def _log_density(
     shift = shifts_px[draw] - peaks.at.shifts_angst[peak, None] / views.pixel_size_angst
     apart = torch.cat([_turn_vector(turn), shift], -1) @ factor[peak] / _WIDER
     table = own.new_full((*index.shape, own.shape[1]), -torch.inf)
-    table[torch.arange(len(view)), slot] = own
+    table[torch.arange(len(view), device=view.device), slot] = own
     table[draw, column] = log_peak[peak, None] - 0.5 * apart.square().sum(-1)
     return table.logsumexp(1)
 
@@ -295,7 +301,7 @@ def _insert(views: Views, references: References, peaks: Peaks, draws: _Draws, s
             )
     square = (draws.shifts_px * views.pixel_size_angst).square().sum(-1) / 2
     total = (square * draws.probability).sum()
-    sums.shift_square_angst2.add_(torch.stack([total, torch.tensor(float(len(views))).double()]))
+    sums.shift_square_angst2.add_(torch.stack([total, total.new_tensor(len(views))]))
 
 
 def _add_drawn(
@@ -312,10 +318,10 @@ def _add_drawn(
     running = table.cumsum(1)
     target = lot(views)[:, None] * running[:, -1:]
     place = torch.searchsorted(running, target, right=True).squeeze(1).clamp_max(table.shape[1] - 1)
-    index = _table(torch.arange(len(peaks.loglik)), peaks.at.view, len(views), 0)
-    peak = index[torch.arange(len(views)), place // n]
+    here = torch.arange(len(views), device=views.device)
+    peak = _places(peaks, len(views), 0)[here, place // n]
     rotation, shift = draws.rotations[peak, place % n], draws.shifts_px[peak, place % n]
-    slices = torch.empty(len(views), views.disc.n_coefficients, dtype=torch.complex64)
+    slices = torch.empty_like(views.data)
     for c in range(len(references.half_volumes)):
         chosen = peaks.at.reference[peak] == c
         if chosen.any():
@@ -340,9 +346,9 @@ def _moved(views: Views, shifts_angst: Tensor) -> Views:
 
 def _poses(peaks: Peaks, draws: _Draws, evidence: Tensor, views: Views) -> Poses:
     mass = _table(draws.probability.sum(1), peaks.at.view, len(views), 0.0)
-    index = _table(torch.arange(len(peaks.loglik)), peaks.at.view, len(views), 0)
+    index = _places(peaks, len(views), 0)
     slot = mass.argmax(1)
-    best = index[torch.arange(len(views)), slot]
+    best = index[torch.arange(len(views), device=views.device), slot]
     reference = peaks.at.reference[best]
     same = _table(peaks.at.reference, peaks.at.view, len(views), -1) == reference[:, None]
     covariance = torch.linalg.inv(peaks.precision[best]).diagonal(dim1=1, dim2=2)

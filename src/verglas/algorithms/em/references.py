@@ -99,7 +99,7 @@ def slices_of(
     Returns:
         `[b, k]`, complex64.
     """
-    out = torch.zeros(len(reference), disc.n_coefficients, dtype=torch.complex64)
+    out = references.half_volumes.new_zeros(len(reference), disc.n_coefficients)
     for c in torch.unique(reference).tolist():
         chosen = reference == c
         out[chosen] = extract_slices(

@@ -46,7 +46,7 @@ def references(config: RefineConfig, state: RefineState, half: int, radius: int)
     volume = state.half_maps[half][None]
     return References(
         half_volumes=volume_to_half_volume(volume, radius=radius, padding=config.padding),
-        log_prior=torch.zeros(1),
+        log_prior=torch.zeros(1, device=volume.device),
         padding=config.padding,
         planar=False,
     )

@@ -112,7 +112,7 @@ class Posterior:
             Row and shift, `[b]` each.
         """
         row, rest = _draw_index(self.row_mass, uniform.double())
-        at = torch.arange(len(row))
+        at = torch.arange(len(row), device=row.device)
         shift, _ = _draw_index(self.likelihood[at, :, row], rest)
         return row, shift
 
@@ -154,7 +154,7 @@ def _draw_index(weight: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     target = uniform * running[:, -1]
     index = torch.searchsorted(running, target[:, None], right=True).squeeze(1)
     index = index.clamp_max(weight.shape[1] - 1)
-    at = torch.arange(len(index))
+    at = torch.arange(len(index), device=index.device)
     chosen = weight[at, index].double().clamp_min(1e-300)
     rest = ((target - (running[at, index] - chosen)) / chosen).clamp(0, 1 - 1e-9)
     return index, rest
@@ -238,7 +238,7 @@ def child_rotations(rotations_ref_to_img: Tensor, step_deg: float) -> Tensor:
     Returns:
         `[n, 8, 3, 3]`, float64.
     """
-    quarter = torch.deg2rad(torch.tensor(step_deg / 4, dtype=torch.float64))
-    corners = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * 3)
-    offsets = rotation_from_vector(corners * quarter)
-    return torch.einsum("cij,njk->ncik", offsets, rotations_ref_to_img.double())
+    parents = rotations_ref_to_img.double()
+    quarter = math.radians(step_deg / 4)
+    corners = torch.cartesian_prod(*[parents.new_tensor([-quarter, quarter])] * 3)
+    return torch.einsum("cij,njk->ncik", rotation_from_vector(corners), parents)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from verglas.algorithms.devices import to_device
 from verglas.algorithms.em.expectation import expect, expect_nearby
 from verglas.algorithms.em.local import Starts
 from verglas.algorithms.em.mstep import Sums
@@ -33,8 +34,8 @@ class KnownPoses:
         """Return them as places to start from, of the first reference."""
         n = len(self.shifts_angst)
         return Starts(
-            view=torch.arange(n),
-            reference=torch.zeros(n, dtype=torch.long),
+            view=torch.arange(n, device=self.shifts_angst.device),
+            reference=torch.zeros(n, dtype=torch.long, device=self.shifts_angst.device),
             rotations_ref_to_img=self.rotations_ref_to_img.double(),
             shifts_angst=self.shifts_angst.double(),
         )
@@ -59,7 +60,7 @@ def expect_half(
 
     Args:
         config: of the run.
-        state: where it stands.
+        state: where it stands; its half maps are where the views are.
         views: at least up to the radius of the plan.
         half: 0 or 1.
         known: poses of these views.
@@ -68,7 +69,7 @@ def expect_half(
     Returns:
         Poses and sums.
     """
-    search = plan(config, state, final=final).widened(state.width)
+    search = to_device(plan(config, state, final=final).widened(state.width), views.device)
     reference = references(config, state, half, search.radius)
     n_groups = len(state.noise_power)
     if is_local(state):
