@@ -34,7 +34,8 @@ def lines() -> Iterator[str]:
     yield "Results go to stdout, progress and warnings to stderr. `--debug`, anywhere on the line,"
     yield "shows the traceback of an error. A project is named by `--project`, by the variable"
     yield "`VERGLAS_PROJECT`, or is the one that the current folder lies in."
-    for name, command in root.commands.items():
+    for name in root.list_commands(None):
+        command = root.get_command(None, name)
         yield ""
         yield f"## verglas {name}"
         yield ""

@@ -1,3 +1,4 @@
+import subprocess
 import sys
 from importlib.metadata import EntryPoint
 
@@ -5,7 +6,13 @@ import pytest
 
 from verglas.core import registry as registry_module
 from verglas.core.errors import UserError
-from verglas.core.registry import Broken, Registry, load_registry, scan_package
+from verglas.core.registry import (
+    Broken,
+    Registry,
+    find_protocol,
+    load_registry,
+    scan_package,
+)
 
 PROTOCOL = '''"""Count the items."""
 from verglas.model import MICROGRAPHS, DataSet
@@ -109,3 +116,29 @@ def test_package_that_does_not_exist_adds_nothing():
 def test_built_ins_are_found_without_plugins(monkeypatch):
     install(monkeypatch)
     assert load_registry().broken == []
+
+
+def test_one_protocol_is_found_without_the_others():
+    code = (
+        "import sys\n"
+        "from verglas.core.registry import find_protocol\n"
+        "assert find_protocol('movies.import').id == 'movies.import'\n"
+        "assert find_protocol('particles.reconstruct').id == 'particles.reconstruct'\n"
+        "found = [m for m in sys.modules if m.startswith('verglas.protocols.')]\n"
+        "assert 'verglas.protocols.refine3d.refine_3d' not in found, found\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_built_in_protocol_is_in_the_module_that_its_id_names():
+    for name, spec in load_registry().protocols.items():
+        stem = spec.module.rpartition(".")[2]
+        assert stem in (name.partition(".")[2], name.replace(".", "_")), name
+
+
+def test_one_protocol_of_a_plugin_is_found(make_package, monkeypatch):
+    install(monkeypatch, make_package("own", protocols__in__a=PROTOCOL.format(id="own.count_a")))
+    assert find_protocol("own.count_a").module == "own.protocols.a"
+    with pytest.raises(UserError, match="unknown protocol"):
+        find_protocol("own.count_b")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from verglas.api.inputs import DataSetRef, JobRef, find_dataset, find_job, open_numbered
 from verglas.api.job import Job, RunningJob
 from verglas.core.errors import PortError, UserError
-from verglas.core.registry import Registry, load_registry
+from verglas.core.registry import Registry, find_protocol, load_registry
 from verglas.engine.placement import Placement
 from verglas.engine.progress import OnProgress, silent
 from verglas.project.layout import create_project, find_project
@@ -125,8 +125,12 @@ class Project:
         return self._registry
 
     def protocol(self, protocol_id: str) -> "ProtocolSpec":
-        """Look up a protocol."""
-        spec: ProtocolSpec = self.registry.protocol(protocol_id)
+        """Look up a protocol; the others are not imported for it."""
+        spec: ProtocolSpec
+        if self._registry is None:
+            spec = find_protocol(protocol_id)
+        else:
+            spec = self._registry.protocol(protocol_id)
         return spec
 
     def run(

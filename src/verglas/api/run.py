@@ -76,7 +76,7 @@ def make_order(
         seed: of everything random.
         label: name for people.
     """
-    spec: ProtocolSpec = project.registry.protocol(protocol_id)
+    spec = project.protocol(protocol_id)
     ports = spec.input_ports()
     params = spec.params(**{name: value for name, value in values.items() if name not in ports})
     given = {name: _as_list(values[name]) for name in ports if values.get(name) is not None}
@@ -92,7 +92,7 @@ def make_order(
 
 def rerun_order(project: "Project", record: JobRecord, changes: Mapping[str, Any]) -> Order:
     """Order a job again with changes; inputs that were replaced are taken in their new form."""
-    ports = project.registry.protocol(record.protocol).input_ports()
+    ports = project.protocol(record.protocol).input_ports()
     kept: dict[str, Any] = {port: [] for port in ports}
     for link in record.inputs:
         kept[link.port].append(f"d{current_number(project.store, link.dataset)}")

@@ -1,32 +1,18 @@
 """The command `verglas`: its commands, and what holds for all of them.
 
-This module and those of the commands import nothing heavy, so that help is shown at once.
+Only the module of the command that is asked for is imported, and those of all commands import
+nothing heavy, so that help is shown at once.
 """
 
 import os
 import sys
 import warnings
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from verglas.cli import (
-    answer,
-    bench,
-    demo,
-    doctor,
-    exchange,
-    graph,
-    jobs,
-    process,
-    protocols,
-    replay,
-    report,
-    run,
-    show,
-    simulate,
-)
 from verglas.cli._console import set_up_logging, warn
 from verglas.cli._failures import errors_explained
 
@@ -34,9 +20,68 @@ __all__ = ["app", "main"]
 
 _DEBUG = "--debug"
 
+_COMMANDS = {
+    "Start": {
+        "demo": "demo:run_demo",
+        "new": "jobs:make_project",
+        "process": "process:run_process",
+    },
+    "Run": {
+        "run": "run:app",
+        "answer": "answer:answer_job",
+        "replay": "replay:replay_template",
+        "protocols": "protocols:list_protocols",
+        "schema": "protocols:show_schema",
+    },
+    "Look": {
+        "jobs": "jobs:list_jobs",
+        "show": "show:show_thing",
+        "log": "jobs:show_log",
+        "graph": "graph:show_graph",
+        "report": "report:write_page",
+    },
+    "Exchange": {
+        "import": "exchange:import_file",
+        "export": "exchange:export_data",
+        "simulate": "simulate:app",
+    },
+    "Maintain": {
+        "reindex": "jobs:rebuild_index",
+        "delete": "jobs:delete_job",
+        "doctor": "doctor:run_doctor",
+        "bench": "bench:app",
+    },
+}
+"""Where each command is, by the panel of the help page that shows it."""
+
+
+def _load_command(panel: str, name: str) -> Any:
+    """Import a function, or a group of commands, and make a command of it."""
+    module, _, attribute = _COMMANDS[panel][name].partition(":")
+    found = getattr(import_module(f"verglas.cli.{module}"), attribute)
+    holder = typer.Typer()
+    if isinstance(found, typer.Typer):
+        holder.add_typer(found, name=name, rich_help_panel=panel)
+    else:
+        holder.command(name, rich_help_panel=panel)(found)
+    return typer.main.get_group(holder).commands[name]
+
 
 class _RootGroup(TyperGroup):
     """Shows errors of every command in one way, and takes `--debug` in any place."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """List the names in the order of the help page."""
+        return [name for names in _COMMANDS.values() for name in names]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Import one command; all, from which the nearest is told, for a name that is none."""
+        for panel, names in _COMMANDS.items():
+            for name in names:
+                is_wanted = name == cmd_name or cmd_name not in self.list_commands(ctx)
+                if is_wanted and name not in self.commands:
+                    self.commands[name] = _load_command(panel, name)
+        return self.commands.get(cmd_name)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Move `--debug` to the front."""
@@ -80,35 +125,6 @@ def _root(
     ] = False,
 ) -> None:
     set_up_logging()
-
-
-START, WORK, LOOK, DATA, CARE = (
-    "Start",
-    "Run",
-    "Look",
-    "Exchange",
-    "Maintain",
-)
-app.command("demo", rich_help_panel=START)(demo.run_demo)
-app.command("new", rich_help_panel=START)(jobs.make_project)
-app.command("process", rich_help_panel=START)(process.run_process)
-app.add_typer(run.app, name="run", rich_help_panel=WORK)
-app.command("answer", rich_help_panel=WORK)(answer.answer_job)
-app.command("replay", rich_help_panel=WORK)(replay.replay_template)
-app.command("protocols", rich_help_panel=WORK)(protocols.list_protocols)
-app.command("schema", rich_help_panel=WORK)(protocols.show_schema)
-app.command("jobs", rich_help_panel=LOOK)(jobs.list_jobs)
-app.command("show", rich_help_panel=LOOK)(show.show_thing)
-app.command("log", rich_help_panel=LOOK)(jobs.show_log)
-app.command("graph", rich_help_panel=LOOK)(graph.show_graph)
-app.command("report", rich_help_panel=LOOK)(report.write_page)
-app.command("import", rich_help_panel=DATA)(exchange.import_file)
-app.command("export", rich_help_panel=DATA)(exchange.export_data)
-app.add_typer(simulate.app, name="simulate", rich_help_panel=DATA)
-app.command("reindex", rich_help_panel=CARE)(jobs.rebuild_index)
-app.command("delete", rich_help_panel=CARE)(jobs.delete_job)
-app.command("doctor", rich_help_panel=CARE)(doctor.run_doctor)
-app.add_typer(bench.app, name="bench", rich_help_panel=CARE)
 
 
 def _warn_plainly(message: Any, *_: Any, **__: Any) -> None:

@@ -45,10 +45,10 @@ def show_schema(
     protocol_id: Annotated[str, typer.Argument(metavar="PROTOCOL", help="As particles.extract.")],
 ) -> None:
     """Print parameters and ports of a protocol as JSON."""
-    from verglas.core.registry import load_registry
+    from verglas.core.registry import find_protocol
     from verglas.sdk.params import json_schema
 
-    spec: ProtocolSpec = load_registry().protocol(protocol_id)
+    spec: ProtocolSpec = find_protocol(protocol_id)
     print_json({**_described(spec), "doc": spec.doc, "params": json_schema(spec.params)})
 
 

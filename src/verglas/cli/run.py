@@ -118,9 +118,9 @@ class _ProtocolGroup(TyperGroup):
         """Make the command of a protocol, or the one that goes on with a job."""
         if _JOB.fullmatch(cmd_name):
             return _resume_command(cmd_name)
-        from verglas.core.registry import load_registry
+        from verglas.core.registry import find_protocol
 
-        return _protocol_command(load_registry().protocol(cmd_name))
+        return _protocol_command(find_protocol(cmd_name))
 
 
 app = typer.Typer(

@@ -51,10 +51,10 @@ def simulate() -> None:
 
 
 def _make_command(name: str) -> Any:
-    from verglas.core.registry import load_registry
+    from verglas.core.registry import find_protocol
     from verglas.sdk.params import json_schema
 
-    spec = load_registry().protocol(_PROTOCOLS[name])
+    spec = find_protocol(_PROTOCOLS[name])
     schema = json_schema(spec.params)
     keyword = inspect.Parameter.KEYWORD_ONLY
     options = [

@@ -18,14 +18,22 @@ from typing import Any
 
 from verglas.core.errors import UserError
 
-__all__ = ["SPEC_ATTRIBUTE", "Broken", "Registry", "load_registry", "scan_package"]
+__all__ = [
+    "SPEC_ATTRIBUTE",
+    "Broken",
+    "Registry",
+    "find_protocol",
+    "load_registry",
+    "scan_package",
+]
 
 SPEC_ATTRIBUTE = "__verglas_spec__"
 """A decorated function carries its spec under this name."""
 
 _PLUGIN_GROUP = "verglas.plugins"
 _PLUGIN_PARTS = ("protocols", "kinds", "viewers", "tools")
-_BUILT_IN = ("verglas.protocols", "verglas.viewers")
+_PROTOCOLS = "verglas.protocols"
+_BUILT_IN = (_PROTOCOLS, "verglas.viewers")
 
 
 @dataclass(frozen=True)
@@ -78,9 +86,30 @@ def load_registry() -> Registry:
     registry = Registry()
     for package in _BUILT_IN:
         scan_package(registry, package)
-    for entry in sorted(entry_points(group=_PLUGIN_GROUP), key=lambda entry: entry.name):
-        _scan_plugin(registry, entry)
+    _scan_plugins(registry)
     return registry
+
+
+def find_protocol(protocol_id: str) -> Any:
+    """Look up the spec of one protocol without importing all of them.
+
+    Of what is built in, only modules are imported whose name says that they may have it:
+    `movies.screen_drift` is in `screen_drift`, `movies.import` in `movies_import`.
+
+    Args:
+        protocol_id: of the protocol.
+    """
+    registry = Registry()
+    likely = {protocol_id.partition(".")[2], protocol_id.replace(".", "_")}
+    for name in _module_names(registry, _PROTOCOLS):
+        if name.rpartition(".")[2] in likely:
+            module = _import(registry, name)
+            if module is not None:
+                registry.add(module)
+    _scan_plugins(registry)
+    if protocol_id not in registry.protocols:
+        registry = load_registry()
+    return registry.protocol(protocol_id)
 
 
 def scan_package(registry: Registry, package: str) -> None:
@@ -94,6 +123,11 @@ def scan_package(registry: Registry, package: str) -> None:
         module = _import(registry, name)
         if module is not None:
             registry.add(module)
+
+
+def _scan_plugins(registry: Registry) -> None:
+    for entry in sorted(entry_points(group=_PLUGIN_GROUP), key=lambda entry: entry.name):
+        _scan_plugin(registry, entry)
 
 
 def _scan_plugin(registry: Registry, entry: EntryPoint) -> None:
