@@ -42,6 +42,8 @@ class FieldConfig:
         dirt_fraction: of the fields that have dirt of some kind.
         empty_fraction: of the fields that have no particles.
         kind: recipe of the specimen, empty for all.
+        covered_fraction: of the particles that lie on dirt, those that are seen through it; no
+            centres are given for them.
     """
 
     side_px: int = 144
@@ -51,6 +53,7 @@ class FieldConfig:
     dirt_fraction: float = 0.35
     empty_fraction: float = 0.08
     kind: str = ""
+    covered_fraction: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -210,9 +213,14 @@ def draw_training_field(rng: Rng, config: FieldConfig) -> TrainingField:
     if rng.uniform() < config.dirt_fraction:
         _add_dirt(rng, image, dirt, config)
     inside = np.clip(places.astype(int), 0, side - 1)
-    places = places[~dirt[inside[:, 1], inside[:, 0]]]
+    is_covered = dirt[inside[:, 1], inside[:, 0]]
+    seen_through = np.empty((0, 2))
+    if config.covered_fraction > 0:
+        chosen = is_covered & (rng.uniform(size=len(places)) < config.covered_fraction)
+        seen_through = places[chosen]
+    places = places[~is_covered]
     lone = _lone(rng, shape, diameter, side)
-    signal = _signal(rng, shape, places, side, diameter)
+    signal = _signal(rng, shape, np.concatenate([places, seen_through]), side, diameter)
     if rng.uniform() < 0.2:
         sizes = (rng.uniform(0.25, 0.55), rng.uniform(1.7, 3.0))
         size = sizes[int(rng.uniform() < 0.2)]

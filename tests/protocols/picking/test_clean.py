@@ -92,6 +92,20 @@ def test_all_masked_micrograph_is_left_as_it_is(tmp_path):
     assert "carbon everywhere" in ctx.warnings[0]
 
 
+def test_one_masked_micrograph_among_clean_ones_loses_its_picks(tmp_path):
+    make_fields(tmp_path, 3)
+    crystal(tmp_path, 0, (260.0, 240.0), 130.0)
+    inputs = Inputs(
+        coordinates=picks_of(tmp_path, [np.array([[260.0, 240.0]])] * 3),
+        micrographs=micrographs_of(tmp_path, 3),
+    )
+    ctx = LocalContext(tmp_path)
+    outputs = run(ctx, CleanParams(max_masked_fraction=0.05), inputs)
+    first = inputs.micrographs.rows()["image_path"][0]
+    assert first not in outputs.coordinates.rows()["micrograph_path"].to_list()
+    assert not ctx.warnings
+
+
 def test_what_does_not_fit_is_named(tmp_path):
     truth = make_fields(tmp_path, 1)
     micrographs = micrographs_of(tmp_path, 1)

@@ -6,8 +6,9 @@ pick is dropped where the middle of the particle is likelier than `max_dirt` con
 the image is blank, and within `edge_angst` of the border. The mask of every micrograph is kept as
 a picture beside it (`mask_path`, white is contaminated), and drawn over the thumbnail.
 
-Where more than `max_masked_fraction` of a micrograph would be masked, as on continuous carbon,
-nothing is dropped there and a warning says so.
+Where more than `max_masked_fraction` is masked in more than half of the micrographs, the support
+is carbon everywhere: nothing is dropped in those, and a warning says so. A single micrograph
+that lies on carbon loses its picks.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -40,7 +41,10 @@ class CleanParams(Params):
         0.0, ge=0, help="Picks nearer than this to the border of the micrograph are dropped."
     )
     max_masked_fraction: float = param(
-        0.6, gt=0, le=1, help="Micrographs masked more than this are left as they are."
+        0.6,
+        gt=0,
+        le=1,
+        help="Where most micrographs are masked more than this, those are left as they are.",
     )
     bright_particles: bool = param(
         False, help="Particles are brighter than the ice, as in inverted micrographs."
@@ -90,10 +94,8 @@ def _segment_one(
     )
     place = torch.tensor([row["x"], row["y"]], dtype=torch.float64).T / pixel
     value = place_dirt(dirt, place)
-    fraction = dirt.masked_fraction(params.max_dirt)
-    is_used = fraction <= params.max_masked_fraction
     outside = _near_edge(place, (image.shape[0], image.shape[1]), params.edge_angst / pixel)
-    drop = (((value > params.max_dirt) if is_used else (value > 1.0)) | outside).numpy()
+    drop = ((value > params.max_dirt) | outside).numpy()
     mask = ((dirt.probability > params.max_dirt) | ~dirt.cells.valid).cpu().numpy()
     name = f"{row['item_id']:06d}"
     mask_path, picture = task.files / f"mask_{name}.png", task.files / f"cleaned_{name}.jpg"
@@ -110,8 +112,8 @@ def _segment_one(
         "item_id": row["item_id"],
         "coord_id": row["coord_id"],
         "is_kept": (~drop).tolist(),
-        "masked_fraction": fraction,
-        "is_used": is_used,
+        "is_inside": (~outside).tolist(),
+        "masked_fraction": dirt.masked_fraction(params.max_dirt),
         "mask_path": task.relative(mask_path),
         "thumbnail_path": task.relative(picture),
     }
@@ -162,9 +164,23 @@ def _work(inputs: Inputs) -> pl.DataFrame:
     return work
 
 
+def _unless_everywhere(ctx: Context, made: pl.DataFrame, limit: float) -> pl.DataFrame:
+    """Keep the picks where most micrographs are masked: that is the support, not dirt."""
+    is_full = pl.col("masked_fraction") > limit
+    full = made.filter(is_full)
+    if 2 * full.height <= made.height:
+        return made
+    ctx.warn(
+        f"in {full.height} of {made.height} micrographs more than {limit:.0%} would be masked: "
+        "nothing was dropped there; is the support carbon everywhere?"
+    )
+    kept = pl.when(is_full).then("is_inside").otherwise("is_kept").alias("is_kept")
+    return made.with_columns(kept)
+
+
 @protocol(
     _ID,
-    version=2,
+    version=3,
     label="Clean picks",
     citations=("Sanchez-Garcia et al. 2020, doi:10.1016/j.jsb.2020.107498",),
 )
@@ -175,18 +191,12 @@ def run(ctx: Context, params: CleanParams, inputs: Inputs) -> Outputs:
     made = ctx.map(segment, work, chunk=4, params=params, diameter_angst=diameter)
     if not made.height:
         raise UserError("no micrograph could be read", "the log says for each what is wrong")
+    made = _unless_everywhere(ctx, made, params.max_masked_fraction)
     judged = made.select(item_id="coord_id", is_kept="is_kept").explode("item_id", "is_kept")
     kept, dropped = judged.filter("is_kept"), judged.filter(~pl.col("is_kept"))
     n_strangers = inputs.coordinates.n_items - judged.height
     if n_strangers:
         ctx.warn(f"{n_strangers} picks lie in micrographs that are not here: left out")
-    unused = made.filter(~pl.col("is_used"))
-    if unused.height:
-        ctx.warn(
-            f"in {unused.height} of {made.height} micrographs more than "
-            f"{params.max_masked_fraction:.0%} would be masked: nothing was dropped there; is "
-            "the support carbon everywhere?"
-        )
     ctx.metric("n_kept", kept.height)
     ctx.metric("n_dropped", dropped.height)
     ctx.metric("mean_masked_fraction", round(float(str(made["masked_fraction"].mean())), 4))
