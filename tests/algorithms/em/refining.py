@@ -6,6 +6,7 @@ import torch
 
 from tests.algorithms.blobs import asymmetric_points, blob_map, octahedral_shell
 from tests.algorithms.em.model_images import PIXEL_ANGST, Setting, draw_images
+from verglas.algorithms.devices import to_device
 from verglas.algorithms.em.mstep import Sums, reconstruct, symmetrise_sums
 from verglas.algorithms.em.noise import noise_window, windowed_power
 from verglas.algorithms.em.plan import is_concentrated, is_local, plan
@@ -60,16 +61,20 @@ def image_power(particles, config):
     return power.float()[None]
 
 
-def expectation(particles, config, state, half, *, known=None, final=False):
+def expectation(particles, config, state, half, *, known=None, final=False, device="cpu"):
     views = views_of(particles, config, state.noise_power, state.scale, half)
     views = views.prefix(plan(config, state, final=final).radius)
     known = KnownPoses.none(len(views)) if known is None else known
-    return expect_half(config, state, views, half, known, final=final)
+    state, views, known = (to_device(value, device) for value in (state, views, known))
+    found = expect_half(config, state, views, half, known, final=final)
+    return to_device(found, "cpu")
 
 
-def iterate(particles, config, state, known=(None, None)):
+def iterate(particles, config, state, known=(None, None), *, device="cpu"):
     """One expectation and maximisation; also the poses that it found."""
-    found = [expectation(particles, config, state, h, known=known[h]) for h in (0, 1)]
+    found = [
+        expectation(particles, config, state, h, known=known[h], device=device) for h in (0, 1)
+    ]
     after = [KnownPoses(p.rotation_ref_to_img, p.shift_angst) for p, _ in found]
     jumped = 1.0
     if known[0] is not None:
