@@ -8,12 +8,14 @@ become numpy arrays, or to be given to loops that run on the processor.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map
 
+_FREE = 2 * 10**9  # bytes
 DEVICE = torch.device("cuda", 0)
 _CROSSES = (torch.ops.aten.copy_.default,)  # the one operator that may see two devices
 _LAZY = (torch.ops.aten._conj.default, torch.ops.aten._neg_view.default)  # flags, lost below
@@ -115,5 +117,5 @@ def _to(tensor: torch.Tensor, *rest: Any, device: Any = None, **kwargs: Any) -> 
 @contextmanager
 def elsewhere() -> Iterator[torch.device]:
     """Let tensors be on the device that is not there; yields it."""
-    with _Mode():
+    with _Mode(), patch.object(torch.cuda, "mem_get_info", lambda device: (_FREE, _FREE)):
         yield DEVICE

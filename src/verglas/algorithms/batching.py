@@ -12,13 +12,27 @@ import torch
 
 from verglas.core.units import BYTES_PER_GB
 
-__all__ = ["block_size", "blocks_that_fit", "is_out_of_memory"]
+__all__ = ["block_size", "blocks_that_fit", "budget_gb", "is_out_of_memory"]
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_SHARE = 0.1  # of what is free on a GPU; several blocks and their temporaries live at once
 _ALLOCATOR_WORDS = ("not enough memory", "can't allocate memory", "out of memory")
+
+
+def budget_gb(on_processor_gb: float, device: torch.device) -> float:
+    """Return the memory for a block: as given, or on a GPU, which wants large ones, a tenth.
+
+    Args:
+        on_processor_gb: for a processor, whose caches and neighbours want small blocks.
+        device: where the block is worked on.
+    """
+    if device.type == "cpu":
+        return on_processor_gb
+    free, _ = torch.cuda.mem_get_info(device)
+    return max(on_processor_gb, _SHARE * free / BYTES_PER_GB)
 
 
 def block_size(item_bytes: int, *, budget_gb: float, most: int) -> int:

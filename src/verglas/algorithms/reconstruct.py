@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verglas.algorithms.aberrations import Aberrations
-from verglas.kernels import _numba_images, _numba_sums
+from verglas.kernels._machine_code import CompiledLoop
 from verglas.kernels.electron import electron_wavelength_angst
 from verglas.kernels.point_groups import group_operators
 from verglas.kernels.symmetrise import symmetrise_channels
@@ -44,6 +44,18 @@ _MODES: dict[str, int] = {"full": 0, "flipped": 1, "none": 2}
 _WEIGHT_FLOOR = 1e-3  # of the shell's mean weight; keeps empty corners of Fourier space quiet
 _FSC_CEILING = 0.999
 _BAND_RAD = math.radians(6)
+
+
+_IMAGES = "f4[4] f4[2] f4[2] f4[3] f4[3] i8[1] f4[1]"
+_insert = CompiledLoop("_numba_images", "insert_images", f"{_IMAGES} i8 i8 f4[2] f4[1]")
+_insert_curved = CompiledLoop(
+    "_numba_images", "insert_curved_images", f"{_IMAGES} f4[1] f8 i8 f4[1]"
+)
+_pack = CompiledLoop("_numba_sums", "pack", "f4[4] f4[2]")
+_unpack = CompiledLoop("_numba_sums", "unpack", "f8[2] f4[4]")
+_radial_weight = CompiledLoop("_numba_sums", "radial_weight", "f4[4] f8 f8[1] f8[1]")
+_divide = CompiledLoop("_numba_sums", "divide", "f4[4] f8 f4[1] f4[1] c8[3]")
+_shell_products = CompiledLoop("_numba_sums", "shell_products", "c8[3] c8[3] f8[2]")
 
 
 @dataclass(frozen=True)
@@ -234,16 +246,15 @@ def add_images(
         np.ones(config.radius + 1, np.float32),
     )
     if config.ewald == "flat":
-        _numba_images.insert_images(*common, _MODES[config.ctf], config.side, sums.reshape(-1))
+        scratch = np.empty((5, config.radius + 1), np.float32)
+        _insert(*common, _MODES[config.ctf], config.side, scratch, sums.reshape(-1))
         return
     if config.ctf != "full":
         raise ValueError(f"the Ewald sphere needs images with their CTF: got ctf {config.ctf!r}")
     sign = 1.0 if config.ewald == "positive" else -1.0
     bend = sign * _wavelengths_angst(images) / (2 * config.extent_angst)
     thickness = _diameter_angst(config) / config.extent_angst
-    _numba_images.insert_curved_images(
-        *common, bend.astype(np.float32), thickness, config.side, sums.reshape(-1)
-    )
+    _insert_curved(*common, bend.astype(np.float32), thickness, config.side, sums.reshape(-1))
 
 
 def _geometry(images: Images, matrix: Double, config: ReconstructConfig) -> Real:
@@ -286,9 +297,16 @@ def _wavelengths_angst(images: Images) -> Double:
 
 def stored_sums(sums: Real) -> Real:
     """Return `[3, voxels]`, what of the sums is worth storing and adding."""
-    packed = np.empty((3, _numba_sums.count_voxels(len(sums))), np.float32)
-    _numba_sums.pack(sums, packed)
+    packed = np.empty((3, _count_voxels(len(sums))), np.float32)
+    _pack(sums, packed)
     return packed
+
+
+def _count_voxels(side: int) -> int:
+    """Count the voxels of a sphere that `pack` stores, row by row."""
+    square = np.square(np.arange(side, dtype=np.float64) - side // 2)
+    rest = (side // 2) ** 2 - (square[:, None] + square)
+    return int((np.sqrt(rest[rest >= 0]).astype(np.int64) + 1).sum())
 
 
 def make_maps(
@@ -318,7 +336,7 @@ def make_maps(
 
 def _completed(stored: NDArray[np.floating], config: ReconstructConfig) -> Real:
     sums = empty_sums(config)
-    _numba_sums.unpack(np.asarray(stored, np.float64), sums)
+    _unpack(np.asarray(stored, np.float64), sums)
     operators = group_operators(config.symmetry)
     return symmetrise_channels(sums, operators) if len(operators) > 1 else sums
 
@@ -328,14 +346,14 @@ def _to_real_space(sums: Real, config: ReconstructConfig, snr: Double | None) ->
     from scipy.fft import irfftn
 
     total, count = np.zeros((2, config.radius + 1))
-    _numba_sums.radial_weight(sums, config.oversampling, total, count)
+    _radial_weight(sums, config.oversampling, total, count)
     mean = total / np.maximum(count, 1)
     prior = np.zeros_like(mean)
     if snr is not None:
         prior = np.where(snr > 0, mean / np.maximum(snr, 1e-12), -1.0)
     period, box = config.period, config.box
     volume_ft = np.zeros((period, period, period // 2 + 1), np.complex64)
-    _numba_sums.divide(
+    _divide(
         sums,
         config.oversampling,
         (_WEIGHT_FLOOR * mean + 1e-30).astype(np.float32),
@@ -357,7 +375,7 @@ def _half_map_fsc(halves: Real, config: ReconstructConfig) -> Double:
     mask = _soft_sphere(config)
     a_ft, b_ft = (rfftn(half * mask) for half in halves)
     sums = np.zeros((3, config.radius + 1))
-    _numba_sums.shell_products(a_ft, b_ft, sums)
+    _shell_products(a_ft, b_ft, sums)
     cross, a_power, b_power = sums
     return np.asarray(cross / np.sqrt(np.maximum(a_power * b_power, 1e-300)))
 

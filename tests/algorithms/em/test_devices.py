@@ -5,17 +5,21 @@ import dataclasses
 import pytest
 import torch
 
-from tests.algorithms.em.model_images import PIXEL_ANGST
+from tests.algorithms.em.model_images import PIXEL_ANGST, draw_views, in_plane, make_setting
 from tests.algorithms.em.refining import blob_particles, image_power, iterate
 from tests.elsewhere import elsewhere
 from tests.tolerance import assert_close_to_peak, assert_exact
 from verglas.algorithms.devices import to_device
+from verglas.algorithms.em.expectation import Level, References, Search, expect
 from verglas.algorithms.em.refine_start import initial_state
 from verglas.algorithms.em.refine_state import RefineConfig
+from verglas.algorithms.em.search import shift_grid
+from verglas.algorithms.em.step import KnownPoses
 from verglas.kernels.fourier import rfft3
 from verglas.kernels.fsc import fourier_shell_correlation
+from verglas.kernels.so3 import orientation_grid, random_rotations
 
-BOX = 24
+BOX = 16
 
 
 def _map_fsc(a, b):
@@ -45,22 +49,44 @@ def test_dataclasses_are_moved_with_all_that_they_hold():
         assert_exact(to_device(there, "cpu").half_maps, state.half_maps)
 
 
-@pytest.mark.parametrize("symmetry", ["O", "C1"])
-def test_iterations_elsewhere_make_the_same_maps(symmetry):
-    """30 particles, SNR 0.5: on grids, from grids, and in the vicinity of known poses."""
-    particles = blob_particles(symmetry, 30, box=BOX, snr=0.5)
-    config = RefineConfig(BOX, PIXEL_ANGST, 0.78 * BOX * PIXEL_ANGST, symmetry)
+@pytest.mark.parametrize(("n_polished", "jumped"), [(0, 1.0), (1, 1.0), (3, 0.0)])
+def test_an_iteration_elsewhere_makes_the_same_maps(n_polished, jumped):
+    """6 octahedral particles, SNR 0.5: on a grid, from a grid, and near known poses."""
+    particles = blob_particles("O", 6, box=BOX, snr=0.5)
+    config = RefineConfig(BOX, PIXEL_ANGST, 0.78 * BOX * PIXEL_ANGST, "O")
     state = initial_state(config, particles.truth, image_power(particles, config))
-    known = (None, None)
-    for n_polished, jumped in ((0, 1.0), (1, 1.0), (3, 0.0)):
-        state = dataclasses.replace(state, n_polished=n_polished, jumped=jumped)
-        here, found = iterate(particles, config, state, known)
-        with elsewhere() as device:
-            there, elsewhere_found = iterate(particles, config, state, known, device=device)
-        for half in (0, 1):
-            fsc = _map_fsc(here.half_maps[half], there.half_maps[half])
-            assert float(fsc[1 : here.shell + 1].min()) > 0.999
-            moved = found[half].shifts_angst - elsewhere_found[half].shifts_angst
-            assert float(moved.abs().median()) < 0.1
-        assert_close_to_peak(there.noise_power, here.noise_power, 1e-3)
-        state, known = here, tuple(found)
+    state = dataclasses.replace(state, n_polished=n_polished, jumped=jumped)
+    known = tuple(
+        KnownPoses(particles.rotations[h::2], particles.shifts_angst[h::2]) for h in (0, 1)
+    )
+    here, found = iterate(particles, config, state, known)
+    with elsewhere() as device:
+        there, found_there = iterate(particles, config, state, known, device=device)
+    for half in (0, 1):
+        fsc = _map_fsc(here.half_maps[half], there.half_maps[half])
+        assert float(fsc[1 : here.shell + 1].min()) > 0.9999
+        moved = found[half].shifts_angst - found_there[half].shifts_angst
+        assert float(moved.abs().max()) < 1e-3
+    assert_close_to_peak(there.noise_power, here.noise_power)
+
+
+@pytest.mark.parametrize("planar", [False, True])
+def test_a_ladder_elsewhere_gives_the_same_sums(planar):
+    """12 views of two references on two grids; in 2D on one."""
+    setting = make_setting(n_references=2, planar=planar, radius=6, box=16)
+    rotations = in_plane(18) if planar else orientation_grid(0)
+    levels = [Level(60.0, 6, shift_grid(6.0, 4.0)), Level(30.0, 6, shift_grid(4.0, 3.0))]
+    search = Search(rotations, tuple(levels[: 1 if planar else 2]), 5.0, max_cells=4)
+    generator = torch.Generator().manual_seed(1)
+    truth = in_plane(12) if planar else random_rotations(12, generator=generator)
+    views = draw_views(setting, truth, torch.zeros(12, 2).double(), seed=2)
+    references = References(setting.half_volumes, torch.tensor([-0.5, -1.0]), 2, planar)
+    poses, sums = expect(views, references, search, n_groups=1)
+    with elsewhere() as device:
+        moved = (to_device(value, device) for value in (views, references, search))
+        found = expect(*moved, n_groups=1)
+        poses_there, sums_there = to_device(found, "cpu")
+    for name, expected in vars(sums).items():
+        assert_close_to_peak(getattr(sums_there, name), expected, 1e-4)
+    assert_exact(poses_there.reference, poses.reference)
+    assert_exact(poses_there.rotation_ref_to_img, poses.rotation_ref_to_img)

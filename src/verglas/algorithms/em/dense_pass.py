@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from verglas.algorithms.batching import block_size, blocks_that_fit
+from verglas.algorithms.batching import block_size, blocks_that_fit, budget_gb
 from verglas.algorithms.em.bank import Bank
 from verglas.algorithms.em.levels import Search
 from verglas.algorithms.em.mstep import Sums
@@ -17,13 +17,14 @@ from verglas.algorithms.views import Views
 
 __all__ = ["add_shifts", "dense_profiles", "expect_densely", "shift_log_prior"]
 
-_MOST_VIEWS = 256
+_MOST_VIEWS = 256  # more are no faster on a processor, nor on a GPU with a grid this long
 
 
 def _block_size(bank: Bank, search: Search) -> int:
     """How many views are compared at once: as many as their scores leave room for."""
     per_view = len(bank.slices) * len(search.levels[0].shifts_angst) * 4
-    return block_size(per_view, budget_gb=search.block_gb, most=_MOST_VIEWS)
+    budget = budget_gb(search.block_gb, bank.slices.device)
+    return block_size(per_view, budget_gb=budget, most=_MOST_VIEWS)
 
 
 def shift_log_prior(centre: Tensor, shifts: Tensor, prior_angst: float) -> Tensor:

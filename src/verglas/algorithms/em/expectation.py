@@ -6,7 +6,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from verglas.algorithms.batching import block_size
+from verglas.algorithms.batching import block_size, budget_gb
 from verglas.algorithms.em.bank import Bank
 from verglas.algorithms.em.dense_pass import dense_profiles, expect_densely
 from verglas.algorithms.em.descent import descend, expect_on_ladder
@@ -33,6 +33,7 @@ __all__ = [
 
 _LADDER_GB = 0.5
 _BLOCK = 256  # views in the continuous stage at a time
+_BLOCK_ON_GPU = 2048
 _TOP_ROWS = 8  # for each start wanted; neighbours of better ones are passed over
 
 
@@ -71,7 +72,7 @@ def expect(
         return _polished(views, references, starts, search, sums, window), sums
     if len(search.levels) == 1:
         return expect_densely(views, centre, bank, references, search, sums, window), sums
-    size = _views_at_once(search, len(views))
+    size = _views_at_once(search, views)
     blocks = [slice(start, start + size) for start in range(0, len(views), size)]
     parts = [
         expect_on_ladder(views.take(b), centre[b], bank, references, search, sums, window)
@@ -80,11 +81,11 @@ def expect(
     return Poses.join(parts), sums
 
 
-def _views_at_once(search: Search, n_views: int) -> int:
+def _views_at_once(search: Search, views: Views) -> int:
     """Return how many views have room for their scores on the finer levels, and two copies."""
     n_shifts = max(len(level.shifts_angst) for level in search.levels[1:])
     per_view = 3 * 4 * 8 * search.max_cells * n_shifts
-    return block_size(per_view, budget_gb=_LADDER_GB, most=n_views)
+    return block_size(per_view, budget_gb=budget_gb(_LADDER_GB, views.device), most=len(views))
 
 
 def expect_nearby(
@@ -168,15 +169,16 @@ def _polished(
     """Run the continuous stage block by block; starts are sorted by view."""
     if search.polish is None:
         raise ValueError("search has no continuous stage")
-    edges = torch.arange(0, len(views) + _BLOCK, _BLOCK, device=views.device)
+    size = _BLOCK if views.device.type == "cpu" else _BLOCK_ON_GPU
+    edges = torch.arange(0, len(views) + size, size, device=views.device)
     ends = torch.searchsorted(starts.view, edges).tolist()
     parts = []
     for block, (begin, end) in enumerate(pairwise(ends)):
-        first = block * _BLOCK
+        first = block * size
         mine = starts.take(slice(begin, end))
         parts.append(
             polish(
-                views.take(slice(first, first + _BLOCK)).prefix(search.radius),
+                views.take(slice(first, first + size)).prefix(search.radius),
                 references,
                 replace(mine, view=mine.view - first),
                 search.polish,

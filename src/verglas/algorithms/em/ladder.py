@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from verglas.algorithms.batching import block_size, budget_gb
 from verglas.algorithms.em.search import Posterior, as_real, child_rotations
 from verglas.algorithms.views import Views, shift_phases
 from verglas.kernels.slices import extract_slices, insert_slices
@@ -19,6 +20,8 @@ from verglas.kernels.slices import extract_slices, insert_slices
 __all__ = ["CellScores", "Cells", "add_expectations", "score_cells", "select_cells"]
 
 _CELLS_AT_ONCE = 64
+_FEW_VIEWS = 2  # in a cell on average
+_PAIRS_GB = 0.05
 _NEGLIGIBLE = 1e-4
 
 
@@ -43,6 +46,12 @@ class Cells:
     cell: Tensor
     slot: Tensor
     n_views: int
+
+    @property
+    def is_sparse(self) -> bool:
+        """Pairs are compared one by one: few share a cell, or a GPU waits for larger pieces."""
+        few = len(self.view) < _FEW_VIEWS * len(self.rotations_ref_to_img)
+        return few or self.view.device.type != "cpu"
 
     @property
     def children(self) -> Tensor:
@@ -171,16 +180,69 @@ def score_cells(
     for run, pairs in cells.batches():
         slices = _slices_of(half_volumes, cells, run, views, padding)
         power = slices.real.square() + slices.imag.square()
-        slices_real = as_real(slices)
+        bank = _Run(as_real(slices), 0.5 * power, log_prior[run])
+        if cells.is_sparse:
+            for some in _blocks_of_pairs(pairs, shifted):
+                view, cell = cells.view[some], cells.cell[some] - run.start
+                scores[view, cells.slot[some]] = bank.of_pairs(shifted[view], weight[view], cell)
+            continue
         for i, pair in enumerate(pairs):
             view = cells.view[pair]
-            cross = shifted[view].view(-1, k2) @ slices_real[i].T
-            half_power = weight[view] @ power[i].T * 0.5 - log_prior[run.start + i]
-            scores[view, cells.slot[pair]] = cross.view(-1, t, 8).transpose(
-                1, 2
-            ) - half_power.unsqueeze(-1)
+            scores[view, cells.slot[pair]] = bank.of_cell(shifted[view], weight[view], i)
     scores += log_prior_shift[:, None, None, :]
     return CellScores(scores.flatten(1, 2).transpose(1, 2), shifted, weight)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A run of cells: slices `[u, 8, 2 k]`, half their power `[u, 8, k]`, log prior `[u]`."""
+
+    slices: Tensor
+    half_power: Tensor
+    log_prior: Tensor
+
+    def of_cell(self, shifted: Tensor, weight: Tensor, cell: int) -> Tensor:
+        """Score the views of one cell by one product; `[n, 8, t]`."""
+        n, t, k2 = shifted.shape
+        cross = (shifted.view(-1, k2) @ self.slices[cell].T).view(n, t, 8).transpose(1, 2)
+        offset = weight @ self.half_power[cell].T - self.log_prior[cell]
+        return cross - offset.unsqueeze(-1)
+
+    def of_pairs(self, shifted: Tensor, weight: Tensor, cell: Tensor) -> Tensor:
+        """Score pairs of a view and a cell, each by a product of its own; `[n, 8, t]`."""
+        cross = self.slices[cell] @ shifted.mT
+        offset = self.half_power[cell] @ weight[:, :, None] - self.log_prior[cell, None, None]
+        return cross - offset
+
+
+def _blocks_of_pairs(pairs: list[slice], shifted: Tensor) -> Iterator[slice]:
+    """Cut the pairs of a run of cells so that their operands stay small."""
+    _, n_shifts, n_parts = shifted.shape
+    budget = budget_gb(_PAIRS_GB, shifted.device)
+    size = block_size(4 * n_parts * (n_shifts + 16), budget_gb=budget, most=1 << 20)
+    for start in range(pairs[0].start, pairs[-1].stop, size):
+        yield slice(start, min(start + size, pairs[-1].stop))
+
+
+def _add_by_cell(
+    cells: Cells,
+    pairs: list[slice],
+    weights: Tensor,
+    scored: CellScores,
+    signal: Tensor,
+    weight: Tensor,
+) -> None:
+    """Add the views of every cell to `signal[u, 8, 2 k]` and `weight[u, 8, k]`, one by one."""
+    k2 = signal.shape[2]
+    for i, pair in enumerate(pairs):
+        view = cells.view[pair]
+        gamma = weights[view, cells.slot[pair]]
+        alive = gamma.amax((1, 2)) > _NEGLIGIBLE
+        if not alive.any():
+            continue
+        view, gamma = view[alive], gamma[alive]
+        signal[i] = gamma.transpose(0, 1).reshape(8, -1) @ scored.shifted[view].view(-1, k2)
+        weight[i] = gamma.sum(-1).T @ scored.weight[view]
 
 
 def add_expectations(
@@ -212,15 +274,14 @@ def add_expectations(
     for run, pairs in cells.batches():
         signal = shifted.new_zeros(len(pairs), 8, k2)
         weight = shifted.new_zeros(len(pairs), 8, k2 // 2)
-        for i, pair in enumerate(pairs):
-            view = cells.view[pair]
-            gamma = weights[view, cells.slot[pair]]
-            alive = gamma.amax((1, 2)) > _NEGLIGIBLE
-            if not alive.any():
-                continue
-            view, gamma = view[alive], gamma[alive]
-            signal[i] = gamma.transpose(0, 1).reshape(8, -1) @ shifted[view].view(-1, k2)
-            weight[i] = gamma.sum(-1).T @ scored.weight[view]
+        if cells.is_sparse:
+            for some in _blocks_of_pairs(pairs, shifted):
+                view, cell = cells.view[some], cells.cell[some] - run.start
+                gamma = weights[view, cells.slot[some]]
+                signal.index_add_(0, cell, gamma @ shifted[view])
+                weight.index_add_(0, cell, gamma.sum(-1)[:, :, None] * scored.weight[view, None])
+        else:
+            _add_by_cell(cells, pairs, weights, scored, signal, weight)
         children = child_rotations(cells.rotations_ref_to_img[run], cells.step_deg)
         used = weight.amax(-1) > 0
         for c in torch.unique(cells.reference[run]).tolist():
