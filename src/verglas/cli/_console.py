@@ -1,20 +1,30 @@
 """Where the command line writes: results to stdout, everything else to stderr.
 
-Rich is imported when something is shown, so that `verglas --help` and scripts that ask for
-JSON do not wait for it.
+Rich is imported when something is laid out, so that `verglas --help`, scripts that ask for
+JSON and short jobs in a pipe do not wait for it.
 """
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-__all__ = ["err", "out", "print_json", "print_table", "set_up_logging", "warn"]
+__all__ = [
+    "err",
+    "is_terminal",
+    "out",
+    "print_json",
+    "print_line",
+    "print_table",
+    "set_up_logging",
+    "warn",
+]
 
 _OF_JOBS = ("verglas.job.", "verglas.task")
 _PIPE_WIDTH = 200  # a table in a file or pipe is not folded at 80 columns
@@ -41,6 +51,19 @@ def out() -> "Console":
 def err() -> "Console":
     """Return the console for progress, warnings and errors."""
     return _sized(_console(is_error=True))
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Say whether a person reads a stream, as rich does, without loading it."""
+    return bool(os.environ.get("FORCE_COLOR")) or stream.isatty()
+
+
+def print_line(text: str, *, style: str = "") -> None:
+    """Write a line to stdout, as it is; in a style where a person reads it."""
+    if is_terminal(sys.stdout):
+        out().print(text, style=style, markup=False)
+    else:
+        sys.stdout.write(text + "\n")
 
 
 def print_json(value: Any) -> None:

@@ -1,12 +1,13 @@
 """Show how far a job is: bars on a terminal, lines elsewhere, nothing for what is quick."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from verglas.cli._console import err
+from verglas.cli._console import err, is_terminal
 from verglas.cli._words import duration_text, rate_text
 from verglas.engine.progress import OnProgress, ProgressUpdate
 
@@ -31,7 +32,7 @@ def progress_shown(*, is_quiet: bool = False) -> Iterator[OnProgress]:
     if is_quiet:
         yield lambda update: None
         return
-    view = BarView() if err().is_terminal else LineView()
+    view = BarView() if is_terminal(sys.stderr) else LineView()
     try:
         yield view.show
     finally:

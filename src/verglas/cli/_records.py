@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from verglas.cli._console import out, warn
+from verglas.cli._console import print_line, warn
 from verglas.cli._failures import CANCELLED, FAILED, JobEnded
 from verglas.cli._words import duration_text, metric_text, value_text
 from verglas.core.errors import VerglasError
@@ -141,13 +141,13 @@ def print_job(job: "Job") -> None:
     for text in record.warnings:
         warn(text)
     style = STATUS_STYLE.get(record.status, "")
-    out().print(f"{record.id} {record.protocol} {record.status}", style=style, markup=False)
+    print_line(f"{record.id} {record.protocol} {record.status}", style=style)
     for output in record.outputs:
         text = f"  {output.port:<16} {output.id:<6} {count_text(output.n_items, output.kind)}"
-        out().print(text, markup=False)
+        print_line(text)
     for name, value in record.metrics.items():
-        out().print(f"  {metric_text(name, value_text(value))}", markup=False)
+        print_line(f"  {metric_text(name, value_text(value))}")
     if record.question is not None:
         question = record.question
         asked = count_text(question.n_items, question.kind)
-        out().print(f"  waits for a person: {asked}", markup=False)
+        print_line(f"  waits for a person: {asked}")

@@ -2,7 +2,6 @@
 
 import threading
 
-from verglas.engine.cluster import LocalCluster, SiteCluster
 from verglas.engine.executor import Executor, InProcessExecutor
 from verglas.engine.placement import Placement
 
@@ -31,6 +30,8 @@ def close_executors() -> None:
 
 
 def _make(placement: Placement) -> Executor:
+    from verglas.engine.cluster import LocalCluster, SiteCluster  # asyncio, which is not small
+
     if placement.scheduler:
         return SiteCluster(placement.scheduler, tls=placement.tls)
     return LocalCluster(n_workers=placement.workers, n_cores=placement.cores)

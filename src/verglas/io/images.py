@@ -2,7 +2,7 @@
 
 The format is chosen by the first bytes of the file; the suffix only breaks ties. Every
 reader gives float32 with row 0 at y = 0: TIFF, PNG and JPEG store the top line first and
-are flipped on reading and on writing.
+are flipped on reading and on writing. What decodes a format is imported when it is met.
 """
 
 import io
@@ -11,17 +11,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from verglas.core.errors import FormatError
 from verglas.core.files import atomic_path
 from verglas.io._files import MAX_DEFLATE_RATIO, decoding, require_file
 from verglas.io.mrc import open_mrc
-from verglas.io.tiff import open_tiff
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -189,12 +190,12 @@ def open_images(path: Path, *, permissive: bool = False) -> ImageReader:
     require_file(path, "an image")
     with path.open("rb") as file:
         magic = file.read(4)
-    if magic in _TIFF_MAGIC:
-        return open_tiff(path)
+    name = path.name.lower()
     if magic == _PNG_MAGIC or magic.startswith(_JPEG_MAGIC):
         return _open_picture(path)
-    name = path.name.lower()
-    if name.endswith((".tif", ".tiff")):
+    if magic in _TIFF_MAGIC or name.endswith((".tif", ".tiff")):
+        from verglas.io.tiff import open_tiff
+
         return open_tiff(path)
     if name.endswith((".png", ".jpg", ".jpeg")):
         raise FormatError(
@@ -276,7 +277,9 @@ def write_jpeg(
 
 def _as_picture(
     image: NDArray[np.generic], percentiles: tuple[float, float], max_side_px: int | None
-) -> Image.Image:
+) -> "Image.Image":
+    from PIL import Image
+
     is_colour = image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8
     if not (image.ndim == 2 or is_colour) or image.size == 0:
         raise ValueError(
@@ -302,12 +305,16 @@ def _bin_down(image: NDArray[np.generic], max_side_px: int) -> NDArray[np.generi
     return np.rint(means).astype(np.uint8) if image.dtype == np.uint8 else means
 
 
-def _open_bytes(path: Path) -> Image.Image:
+def _open_bytes(path: Path) -> "Image.Image":
     """Open a picture from memory: a file would be asked for as many bytes as a chunk claims."""
+    from PIL import Image
+
     return Image.open(io.BytesIO(path.read_bytes()), formats=("PNG", "JPEG"))
 
 
 def _open_picture(path: Path) -> PictureReader:
+    from PIL import Image
+
     size = require_file(path, _WHAT_PICTURE)
     try:
         with decoding(path, _WHAT_PICTURE), _open_bytes(path) as picture:

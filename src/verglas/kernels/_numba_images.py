@@ -1,4 +1,4 @@
-"""CPU loops that add images to a half volume, compiled by numba; imported when first used.
+"""CPU loops that add images to a half volume, compiled by numba; see `_machine_code`.
 
 One fused pass for each image: shift, transfer function, weights, rotation, and the eight
 corners of every sample. Sums are kept as four floats a voxel (real, imaginary, weight, unused),
@@ -105,6 +105,7 @@ def insert_images(
     shell_weight: Real,
     mode: int,
     side: int,
+    scratch: Real,
     sums: Real,
 ) -> None:
     """Add images to the sums of a half volume.
@@ -120,15 +121,14 @@ def insert_images(
         shell_weight: `[radius + 1]`.
         mode: 0 for images as they are, 1 for flipped phases, 2 for no CTF.
         side: of the half volume.
+        scratch: `[5, radius + 1]`, written to.
         sums: `[side * side * (side // 2 + 1) * 4]`, added to.
     """
     n = images_ft.shape[1]
     radius = shell_weight.shape[0] - 1
     edge = (radius + 0.5) * (radius + 0.5)
     reach = min(radius, (n - 1) // 2)  # Nyquist's row and column have no sign
-    cx, sx = np.empty(radius + 1, np.float32), np.empty(radius + 1, np.float32)
-    re, im = np.empty(radius + 1, np.float32), np.empty(radius + 1, np.float32)
-    we = np.empty(radius + 1, np.float32)
+    cx, sx, re, im, we = scratch[0], scratch[1], scratch[2], scratch[3], scratch[4]
     has_aberrations = odd.shape[0] > 0
     for b in range(images_ft.shape[0]):
         g = geometry[b]

@@ -143,8 +143,15 @@ def add_interpolated(volume: Real, operators: Real, out: Real) -> None:
                             out[iz, iy, ix, c] += w * (sign * v if c == 1 else v)
 
 
-@njit(fastmath=True, cache=True, nogil=True)
-def add_orbits(volume: Real, permutations: Whole, out: Real) -> None:
+@njit(fastmath=True, cache=True, nogil=True, error_model="numpy")
+def add_orbits(
+    volume: Real,
+    permutations: Whole,
+    is_done: NDArray[np.uint8],
+    mates: Whole,
+    total: Real,
+    out: Real,
+) -> None:
     """Give every voxel the sum over its mates under signed permutations of the axes.
 
     Each orbit is added once and written to all of its members.
@@ -152,22 +159,22 @@ def add_orbits(volume: Real, permutations: Whole, out: Real) -> None:
     Args:
         volume: `[m, m, m // 2 + 1, c]`; of its channels, number 1 is odd under inversion.
         permutations: `[h, 3, 3]`, the identity first.
+        is_done: `[m, m, m // 2 + 1]`, of zeros; written to.
+        mates, total: `[h, 4]` and `[c]`, written to.
         out: as the volume, of zeros.
     """
     size = volume.shape[0]
     centre = size // 2
     limit = (centre - 1) * (centre - 1)
     n_channels = volume.shape[3]
-    is_done = np.zeros(volume.shape[:3], np.bool_)
-    total = np.empty(n_channels, np.float32)
-    mates = np.empty((permutations.shape[0], 4), np.int64)
     for iz in range(size):
         for iy in range(size):
             for ix in range(volume.shape[2]):
                 x, y, z = ix, iy - centre, iz - centre
                 if x * x + y * y + z * z > limit or is_done[iz, iy, ix]:
                     continue
-                total[:] = 0
+                for c in range(n_channels):
+                    total[c] = 0
                 for h in range(permutations.shape[0]):
                     m = permutations[h]
                     px = m[0, 0] * x + m[0, 1] * y + m[0, 2] * z
@@ -183,6 +190,6 @@ def add_orbits(volume: Real, permutations: Whole, out: Real) -> None:
                         total[c] += sign * v if c == 1 else v
                 for h in range(permutations.shape[0]):
                     jz, jy, jx, sign = mates[h, 0], mates[h, 1], mates[h, 2], mates[h, 3]
-                    is_done[jz, jy, jx] = True
+                    is_done[jz, jy, jx] = 1
                     for c in range(n_channels):
                         out[jz, jy, jx, c] = sign * total[c] if c == 1 else total[c]

@@ -1,4 +1,4 @@
-"""CPU loops from the sums of insertion to a transform, compiled by numba; see `_numba_images`.
+"""CPU loops from the sums of insertion to a transform, compiled by numba; see `_machine_code`.
 
 Only the voxels of a sphere are stored, plane by plane and row by row; four floats a voxel
 are used while sums are made.
@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-__all__ = ["count_voxels", "divide", "pack", "radial_weight", "shell_products", "unpack"]
+__all__ = ["divide", "pack", "radial_weight", "shell_products", "unpack"]
 
 Real = NDArray[np.float32]
 Double = NDArray[np.float64]
@@ -19,17 +19,6 @@ Complex = NDArray[np.complex64]
 def _row_end(square: float, limit: float) -> int:
     """Return one past the last x of a row inside the sphere."""
     return int(np.sqrt(limit * limit - square)) + 1 if square <= limit * limit else 0
-
-
-@njit(fastmath=True, cache=True, nogil=True, error_model="numpy")
-def count_voxels(side: int) -> int:
-    """Count the voxels that are stored of a half volume of some side."""
-    centre = side // 2
-    total = 0
-    for z in range(-centre, centre + 1):
-        for y in range(-centre, centre + 1):
-            total += _row_end(z * z + y * y, centre)
-    return total
 
 
 @njit(fastmath=True, cache=True, nogil=True, error_model="numpy")

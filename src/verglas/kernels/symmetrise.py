@@ -7,9 +7,12 @@ few representatives, which are interpolated: none for O, D2 and D4, 4 for I, n -
 import numpy as np
 from numpy.typing import NDArray
 
+from verglas.kernels._machine_code import CompiledLoop
 from verglas.kernels.point_groups import split_operators
 
 __all__ = ["symmetrise_channels"]
+
+_add_orbits = CompiledLoop("_numba_slices", "add_orbits", "f4[4] i8[3] u1[3] i8[2] f4[1] f4[4]")
 
 
 def symmetrise_channels(
@@ -25,14 +28,16 @@ def symmetrise_channels(
     Returns:
         The same shape; the sum, not the mean. Outside the sphere within the box it is 0.
     """
-    from verglas.kernels import _numba_slices
-
     exact, representatives = split_operators(operators)
     if len(representatives) > 1:
+        from verglas.kernels import _numba_slices
+
         turned = channels.copy()
         others = np.ascontiguousarray(representatives[1:], dtype=np.float32)
         _numba_slices.add_interpolated(channels, others, turned)
         channels = turned
     out = np.zeros_like(channels)
-    _numba_slices.add_orbits(np.ascontiguousarray(channels), exact, out)
+    is_done = np.zeros(channels.shape[:3], np.uint8)
+    mates, total = np.empty((len(exact), 4), np.int64), np.empty(channels.shape[3], np.float32)
+    _add_orbits(np.ascontiguousarray(channels), exact, is_done, mates, total, out)
     return out
