@@ -5,6 +5,7 @@ group. Nothing is masked: the reference has compact support, and the product wit
 the image after the CTF has gathered the delocalised signal, which is exact.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -79,6 +80,18 @@ class Views:
         """Return `CTF X / sigma^2` and `CTF^2 / sigma^2`, `[b, k]` each."""
         weight = self.ctf * self.inverse_noise
         return self.data * weight, self.ctf * weight
+
+    @staticmethod
+    def join(parts: "Sequence[Views]") -> "Views":
+        """Concatenate views of one disc and pixel size."""
+        return Views(
+            data=torch.cat([part.data for part in parts]),
+            ctf=torch.cat([part.ctf for part in parts]),
+            noise_power=torch.cat([part.noise_power for part in parts]),
+            group=torch.cat([part.group for part in parts]),
+            disc=parts[0].disc,
+            pixel_size_angst=parts[0].pixel_size_angst,
+        )
 
     def take(self, index: slice | Tensor) -> "Views":
         """Return some of the views."""

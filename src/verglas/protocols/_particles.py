@@ -35,6 +35,7 @@ __all__ = [
     "optics_of",
     "read_images",
     "read_stack",
+    "view_blocks",
     "views_of_rows",
 ]
 
@@ -52,6 +53,8 @@ ABERRATION_COLUMNS = (
 )
 _SMALLEST_GROUP = 20
 _BLOCK = 128  # images in memory at a time
+_VIEWS_GB = 0.4  # for a block of views
+_BYTES_PER_COEFFICIENT = 64  # data, CTF, their weighted forms and temporaries
 
 
 @dataclass(frozen=True)
@@ -326,7 +329,7 @@ def views_of_rows(
     ctf_applied: str = "full",
     b_factor_angst2: "torch.Tensor | None" = None,
 ) -> "tuple[pl.DataFrame, Views]":
-    """Make the views of a chunk, a block of images at a time.
+    """Make the views of a chunk on its device, a block of images at a time.
 
     Args:
         rows: of a `ParticleStack`.
@@ -343,37 +346,69 @@ def views_of_rows(
     """
     import torch
 
+    from verglas.algorithms.devices import to_device
     from verglas.algorithms.views import Views, make_views
 
+    device = task.device
+    there = to_device(disc, device)
+    noise_power, scale, b_factor_angst2 = to_device((noise_power, scale, b_factor_angst2), device)
     kept, parts = [], []
     for block, images in _blocks(rows, task):
         kept.append(block)
         odd, even = aberration_phases(block, disc, pixel_size_angst)
         parts.append(
             make_views(
-                images,
-                optics=optics_of(block),
+                images.to(device),
+                optics=to_device(optics_of(block), device),
                 noise_power=noise_power,
                 scale=scale,
-                group=torch.from_numpy(block["noise_group"].to_numpy().copy()),
-                disc=disc,
+                group=torch.from_numpy(block["noise_group"].to_numpy().copy()).to(device),
+                disc=there,
                 pixel_size_angst=pixel_size_angst,
                 ctf_applied=ctf_applied,
                 b_factor_angst2=b_factor_angst2,
-                odd_phase_rad=odd,
-                even_phase_rad=even,
+                odd_phase_rad=to_device(odd, device),
+                even_phase_rad=to_device(even, device),
             )
         )
     if not parts:
         raise FormatError(f"none of {rows.height} images from {rows['image_path'][0]!r} is usable")
-    return pl.concat(kept), Views(
-        data=torch.cat([part.data for part in parts]),
-        ctf=torch.cat([part.ctf for part in parts]),
-        noise_power=torch.cat([part.noise_power for part in parts]),
-        group=torch.cat([part.group for part in parts]),
-        disc=disc,
-        pixel_size_angst=pixel_size_angst,
-    )
+    return pl.concat(kept), Views.join(parts)
+
+
+def view_blocks(
+    rows: pl.DataFrame, task: Task, *, disc: "HalfDisc", **how: Any
+) -> "Iterator[tuple[pl.DataFrame, Views]]":
+    """Make the views of a chunk in blocks that fit into memory, however long the chunk is.
+
+    Args:
+        rows: of a `ParticleStack`.
+        task: of the chunk.
+        disc: the coefficients wanted.
+        how: further arguments of `views_of_rows`.
+
+    Yields:
+        The rows of each block whose images were read, and their views.
+    """
+    import torch
+
+    from verglas.algorithms.batching import block_size, budget_gb
+
+    budget = budget_gb(_VIEWS_GB, torch.device(task.device))
+    per_view = _BYTES_PER_COEFFICIENT * disc.n_coefficients
+    size = block_size(per_view, budget_gb=budget, most=rows.height)
+    unusable: FormatError | None = None
+    n_blocks = 0
+    for start in range(0, rows.height, size):
+        try:
+            made = views_of_rows(rows.slice(start, size), task, disc=disc, **how)
+        except FormatError as error:  # every image of this block is named already
+            unusable = error
+            continue
+        n_blocks += 1
+        yield made
+    if unusable is not None and not n_blocks:
+        raise unusable
 
 
 def add_shell_power(

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from verglas.algorithms.devices import to_device
 from verglas.algorithms.em.class_maps import ClassSums, class_fsc, differences_of, mean_map
 from verglas.algorithms.em.expectation import Search, expect, expect_from
 from verglas.algorithms.em.known_poses import expect_known
@@ -199,13 +200,14 @@ def expect_classes(
             shifts_angst=known.shifts_angst,
             noise_radius_angst=0.5 * config.refine.diameter_angst,
         )
+    starts = known.starts()
     starts = Starts.join(
         [
-            replace(known.starts(), reference=torch.full((len(views),), c))
+            replace(starts, reference=torch.full_like(starts.reference, c))
             for c in range(len(state.maps))
         ]
     ).by_view()
-    search = _search(config, state)
+    search = to_device(_search(config, state), views.device)
     if kind == "vicinity":
         return expect_from(views, references, search, starts, n_groups=n_groups)
     return expect(

@@ -45,6 +45,7 @@ def expect(
     n_groups: int,
     shifts_angst: Tensor | None = None,
     known: Starts | None = None,
+    into: Sums | None = None,
 ) -> tuple[Poses, Sums]:
     """Score all views against the references and add up the expectations.
 
@@ -55,11 +56,12 @@ def expect(
         n_groups: number of noise groups in the whole data set.
         shifts_angst: `[b, 2]`, present centres; zero if not given.
         known: further poses for the continuous stage to start from.
+        into: sums to go on with; new ones by default.
 
     Returns:
         The best pose of each view and the sums.
     """
-    sums = _empty_sums(references, n_groups, search.radius)
+    sums = _empty_sums(references, n_groups, search.radius) if into is None else into
     window = _window(views, search)
     centre = torch.zeros(len(views), 2, dtype=torch.float64, device=views.device)
     centre = centre if shifts_angst is None else shifts_angst.double()
@@ -97,6 +99,7 @@ def expect_nearby(
     rotations_ref_to_img: Tensor,
     shifts_angst: Tensor,
     reference: Tensor | None = None,
+    into: Sums | None = None,
 ) -> tuple[Poses, Sums]:
     """Climb from the poses that are known, without a grid, and add up the expectations.
 
@@ -108,6 +111,7 @@ def expect_nearby(
         rotations_ref_to_img: `[b, 3, 3]`.
         shifts_angst: `[b, 2]`.
         reference: `[b]`; the first by default.
+        into: sums to go on with; new ones by default.
 
     Returns:
         The pose of each view and the sums.
@@ -119,11 +123,17 @@ def expect_nearby(
         rotations_ref_to_img=rotations_ref_to_img.double().clone(),
         shifts_angst=shifts_angst.double().clone(),
     )
-    return expect_from(views, references, search, starts, n_groups=n_groups)
+    return expect_from(views, references, search, starts, n_groups=n_groups, into=into)
 
 
 def expect_from(
-    views: Views, references: References, search: Search, starts: Starts, *, n_groups: int
+    views: Views,
+    references: References,
+    search: Search,
+    starts: Starts,
+    *,
+    n_groups: int,
+    into: Sums | None = None,
 ) -> tuple[Poses, Sums]:
     """Climb from given starts, without a grid, and add up the expectations.
 
@@ -133,11 +143,12 @@ def expect_from(
         search: with a continuous stage; its grids are not used.
         starts: at least one for each view, sorted by view.
         n_groups: number of noise groups in the whole data set.
+        into: sums to go on with; new ones by default.
 
     Returns:
         The pose of each view and the sums.
     """
-    sums = _empty_sums(references, n_groups, search.radius)
+    sums = _empty_sums(references, n_groups, search.radius) if into is None else into
     return _polished(views, references, starts, search, sums, _window(views, search)), sums
 
 

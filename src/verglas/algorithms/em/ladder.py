@@ -174,7 +174,7 @@ def score_cells(
     signal, weight = views.whitened()
     phases = shift_phases(shifts_angst, views.disc, views.pixel_size_angst)
     shifted = as_real(signal[:, None, :] * phases).contiguous()
-    b, t, k2 = shifted.shape
+    b, t, _ = shifted.shape
     scores = shifted.new_full((b, int(cells.slot.max()) + 1, 8, t), -torch.inf)
     log_prior = log_prior_reference.float()[cells.reference]
     for run, pairs in cells.batches():

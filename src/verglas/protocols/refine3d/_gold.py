@@ -26,10 +26,17 @@ if TYPE_CHECKING:
 __all__ = ["FOUND_POSE", "expect_halves", "iterate_halves", "scaled_start", "with_poses"]
 
 _CHUNK = 2000
+_LONGEST_CHUNK = 10_000
+_FEWEST_CHUNKS = 32
 _CALIBRATION_VIEWS = 200
 _RECALL = 0.98
 FOUND_POSE = ("angle_rot_deg", "angle_tilt_deg", "angle_psi_deg", "shift_x_angst", "shift_y_angst")
 """Columns of the poses that an iteration gives."""
+
+
+def _chunk_size(n: int) -> int:
+    """Return how many particles make a chunk: many, since each chunk gives back whole maps."""
+    return min(max(_CHUNK, n // _FEWEST_CHUNKS), _LONGEST_CHUNK)
 
 
 def expect_halves(
@@ -44,8 +51,9 @@ def expect_halves(
     found = ctx.accumulate(
         expect_half,
         rows,
-        chunk=_CHUNK,
+        chunk=_chunk_size(rows.height),
         by="half_set",
+        gpus=1,
         config=config,
         state=ctx.put(arrays),
         final=final,
@@ -67,7 +75,12 @@ def scaled_start(
     sample = rows.sample(min(rows.height, _CALIBRATION_VIEWS), seed=config.seed).sort("item_id")
     arrays = {name: np.asarray(value) for name, value in state.to_arrays().items()}
     found = ctx.accumulate(
-        calibrate, sample, chunk=_CALIBRATION_VIEWS // 2, config=config, state=ctx.put(arrays)
+        calibrate,
+        sample,
+        chunk=_CALIBRATION_VIEWS // 2,
+        gpus=1,
+        config=config,
+        state=ctx.put(arrays),
     )
     total, count = found.sums[None]["log_factor"]
     factor = math.exp(float(total) / float(count))
@@ -179,7 +192,7 @@ def _audited(
     arrays = {name: np.asarray(value) for name, value in state.to_arrays().items()}
     ref = ctx.put(arrays)
     parts = [
-        ctx.map(audit_half, part, chunk=_CHUNK, config=config, state=ref, wanted=_RECALL)
+        ctx.map(audit_half, part, chunk=_CHUNK, gpus=1, config=config, state=ref, wanted=_RECALL)
         for part in sample.partition_by("half_set")
     ]
     found = pl.concat(parts)
