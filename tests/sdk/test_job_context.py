@@ -89,7 +89,10 @@ def test_items_left_out_become_warnings(tmp_path):
 
 def test_chunks_are_told_device_and_threads(tmp_path):
     context = LocalContext(tmp_path, device="cuda:1")
-    assert context.map(report, micrographs(tmp_path, 1), chunk=1, cpus=3)["label"][0] == "cuda:1 3"
+    data = micrographs(tmp_path, 1)
+    assert context.map(report, data, chunk=1, cpus=3, gpus=1)["label"][0] == "cuda:1 3"
+    plain = LocalContext(tmp_path, job="0002-local", device="cuda:1")
+    assert plain.map(report, data, chunk=1, cpus=3)["label"][0] == "cpu 3"
 
 
 def test_accumulate_adds_by_group(tmp_path):

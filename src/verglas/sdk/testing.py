@@ -54,7 +54,7 @@ class LocalContext(JobContext):
             job: name of the job's folder; an equal one resumes.
             protocol: id and version, which enter the chunk keys.
             seed: of everything random.
-            device: that chunks are told to use.
+            device: that chunks which use a GPU are told to use.
             cancel_after: raise `JobCancelled` instead of running one chunk more.
             answer: what a person would do when asked.
         """
@@ -86,9 +86,8 @@ class _Runner:
                 continue
             if context.cancel_after is not None and context.n_executed >= context.cancel_after:
                 raise JobCancelled(f"cancelled after {context.n_executed} chunks")
-            task = work.task(
-                chunk, device=context.device, threads=work.cpus, progress=context.progress
-            )
+            device = context.device if work.gpus else "cpu"
+            task = work.task(chunk, device=device, threads=work.cpus, progress=context.progress)
             execute_chunk(work.fn, work.plan.rows(chunk), task, work.kwargs, path)
             context.n_executed += 1
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.elsewhere import elsewhere
 from tests.protocols.simulated import (
     BOX,
     OPTICS,
@@ -11,6 +12,7 @@ from tests.protocols.simulated import (
     truth_of,
     volumes_of,
 )
+from tests.tolerance import assert_close_to_peak
 from verglas.algorithms.pose_error import compare_poses
 from verglas.core.errors import ParamsError, PortError
 from verglas.io.mrc import read_mrc
@@ -51,6 +53,21 @@ def test_refinement_finds_poses_and_half_maps(tmp_path):
     assert set(found["half_set"].to_list()) == {1, 2}
     # 6 of the 120 are searched again without thrift in each search
     assert ctx.metrics["search_recall"] > 0.8
+
+
+def test_chunks_on_another_device_give_the_same_map(tmp_path):
+    """40 particles at SNR 1, one iteration and the final one; the device is made up."""
+    made = simulated("apoferritin", 40, 1.0)
+    params = PARAMS.model_copy(update={"max_iterations": 1})
+    here = run(LocalContext(tmp_path / "here"), params, _inputs(tmp_path / "here", made))
+    with elsewhere() as device:
+        ctx = LocalContext(tmp_path / "there", device=str(device))
+        there = run(ctx, params, _inputs(tmp_path / "there", made))
+    maps = [
+        read_mrc(tmp_path / name / out.volumes.rows()["half_map_1_path"][0])[0]
+        for name, out in (("here", here), ("there", there))
+    ]
+    assert_close_to_peak(maps[1], maps[0], 1e-3)
 
 
 def test_half_sets_that_particles_have_are_kept(tmp_path):
