@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from verglas.algorithms.reconstruct import Images, rotations_of_angles
+from verglas.algorithms.image_tables import Images
 from verglas.kernels.electron import electron_wavelength_angst
+from verglas.kernels.rotations import rotations_of_angles
 
 
 @dataclass

@@ -6,25 +6,25 @@ import torch
 
 from tests.algorithms.atom_images import Scene, make_scenery
 from verglas.algorithms.aberrations import Aberrations
+from verglas.algorithms.image_tables import aberration_tables
 from verglas.algorithms.reconstruct import (
     ReconstructConfig,
-    aberration_tables,
     add_images,
     direction_order,
     empty_sums,
     make_maps,
-    rotations_of_angles,
     stored_sums,
 )
 from verglas.algorithms.views import Optics as ViewOptics
 from verglas.algorithms.views import make_views
 from verglas.kernels.disc import half_disc
 from verglas.kernels.point_groups import group_operators
+from verglas.kernels.rotations import rotations_of_angles
 from verglas.kernels.slices import insert_slices
 from verglas.kernels.so3 import euler_to_matrix
 
 PIXEL = 4.0
-PLAIN = aberration_tables([Aberrations()], ReconstructConfig(32, PIXEL))
+PLAIN = aberration_tables([Aberrations()], 32, 32 * PIXEL)
 
 
 def _made(**settings):
@@ -213,7 +213,7 @@ def test_known_aberrations_are_taken_off():
     config = ReconstructConfig(box=32, pixel_size_angst=PIXEL)
     means = []
     for group in (Aberrations(), truth):
-        tables = aberration_tables([group], config)
+        tables = aberration_tables([group], config.box, config.extent_angst)
         full = make_maps(_halves(made, config, tables), config, regularise=False).full
         means.append(_fsc(full, made.volume)[8:14].mean())
     assert means[0] < 0.9

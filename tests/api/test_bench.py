@@ -5,7 +5,6 @@ import numpy as np
 import polars as pl
 import pytest
 
-from verglas.algorithms.reconstruct import rotations_of_angles
 from verglas.api.bench import run_case, run_cases
 from verglas.api.bench_cases import CASES, select_cases
 from verglas.api.bench_cost import run_tree
@@ -16,6 +15,7 @@ from verglas.api.bench_stack import Stack, open_stack
 from verglas.api.project import Project
 from verglas.core.errors import UserError
 from verglas.engine.placement import Placement
+from verglas.kernels.rotations import rotations_of_angles
 
 EULER = ("angle_rot_deg", "angle_tilt_deg", "angle_psi_deg")
 

@@ -8,30 +8,25 @@ doi:10.1016/j.ultramic.2005.11.001; the Wiener filter is that of Scheres 2012.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from verglas.algorithms.aberrations import Aberrations
+from verglas.algorithms.image_tables import Images, Tables, ctf_phases, wavelengths_angst
 from verglas.kernels._machine_code import CompiledLoop
-from verglas.kernels.electron import electron_wavelength_angst
 from verglas.kernels.point_groups import group_operators
 from verglas.kernels.symmetrise import symmetrise_channels
 
 __all__ = [
-    "Images",
     "Maps",
     "ReconstructConfig",
-    "Tables",
-    "aberration_tables",
     "add_images",
     "direction_order",
     "empty_sums",
     "make_maps",
-    "rotations_of_angles",
     "stored_sums",
 ]
 
@@ -114,48 +109,6 @@ class ReconstructConfig:
 
 
 @dataclass(frozen=True)
-class Images:
-    """What is known of some images, float64, one entry each.
-
-    Attributes:
-        rotation_ref_to_img: `[b, 3, 3]`.
-        shift_angst: `[b, 2]`, moves the image onto the reference.
-        defocus_u_angst, defocus_v_angst, defocus_angle_deg, phase_shift_deg: `[b]`.
-        voltage_kv, spherical_aberration_mm, amplitude_contrast: `[b]`.
-        group: `[b]`, into the aberrations.
-    """
-
-    rotation_ref_to_img: Double
-    shift_angst: Double
-    defocus_u_angst: Double
-    defocus_v_angst: Double
-    defocus_angle_deg: Double
-    phase_shift_deg: Double
-    voltage_kv: Double
-    spherical_aberration_mm: Double
-    amplitude_contrast: Double
-    group: NDArray[np.int64]
-
-    def take(self, index: NDArray[np.int64] | slice) -> "Images":
-        """Return the entries of some images."""
-        return Images(**{name: value[index] for name, value in vars(self).items()})
-
-
-@dataclass(frozen=True)
-class Tables:
-    """Aberrations as insertion wants them, one entry per optics group.
-
-    Attributes:
-        odd, even: `[g, n, n // 2 + 1]`, phases in turns; `[0, 0, 0]` where no group has any.
-        matrix: `[g, 2, 2]`, from an image's frequencies to the map's.
-    """
-
-    odd: Real
-    even: Real
-    matrix: Double
-
-
-@dataclass(frozen=True)
 class Maps:
     """What `make_maps` gives.
 
@@ -170,17 +123,6 @@ class Maps:
     halves: Real
     fsc: Double
     resolution_angst: float
-
-
-def rotations_of_angles(angles_deg: Double) -> Double:
-    """Return `rotation_ref_to_img`, `[b, 3, 3]`, of `[b, 3]` (rot, tilt, psi)."""
-    (ca, cb, cg), (sa, sb, sg) = (f(np.radians(angles_deg)).T for f in (np.cos, np.sin))
-    rows = [
-        [cg * cb * ca - sg * sa, cg * cb * sa + sg * ca, -cg * sb],
-        [-sg * cb * ca - cg * sa, -sg * cb * sa + cg * ca, sg * sb],
-        [sb * ca, sb * sa, cb],
-    ]
-    return np.moveaxis(np.array(rows), -1, 0)
 
 
 def direction_order(rotation_ref_to_img: Double) -> NDArray[np.int64]:
@@ -203,23 +145,6 @@ def empty_sums(config: ReconstructConfig) -> Real:
     return np.zeros((m, m, m // 2 + 1, 4), np.float32)
 
 
-def aberration_tables(groups: Sequence[Aberrations], config: ReconstructConfig) -> Tables:
-    """Evaluate the aberrations of each optics group on the grid of the images' transforms."""
-    n = config.box
-    matrix = np.stack([group.matrix for group in groups])
-    if not any(group.odd or group.even for group in groups):
-        none = np.zeros((0, 0, 0), np.float32)
-        return Tables(none, none, matrix)
-    ky, kx = np.meshgrid(np.fft.fftfreq(n, 1 / n), np.arange(n // 2 + 1), indexing="ij")
-    grid = np.stack([kx, ky], axis=-1) / config.extent_angst
-    odd, even = (
-        np.stack([getattr(g, f"{kind}_phase_rad")(grid @ g.matrix.T) for g in groups])
-        for kind in ("odd", "even")
-    )
-    turn = 2 * np.pi
-    return Tables((odd / turn).astype(np.float32), (even / turn).astype(np.float32), matrix)
-
-
 def add_images(
     sums: Real, pictures: Real, images: Images, config: ReconstructConfig, tables: Tables
 ) -> None:
@@ -239,7 +164,7 @@ def add_images(
     common = (
         pictures_ft.view(np.float32).reshape(*pictures_ft.shape, 2),
         _geometry(images, matrix, config),
-        _phases(images, matrix, config),
+        ctf_phases(images, matrix, config.extent_angst),
         tables.odd,
         tables.even,
         images.group,
@@ -252,7 +177,7 @@ def add_images(
     if config.ctf != "full":
         raise ValueError(f"the Ewald sphere needs images with their CTF: got ctf {config.ctf!r}")
     sign = 1.0 if config.ewald == "positive" else -1.0
-    bend = sign * _wavelengths_angst(images) / (2 * config.extent_angst)
+    bend = sign * wavelengths_angst(images) / (2 * config.extent_angst)
     thickness = _diameter_angst(config) / config.extent_angst
     _insert_curved(*common, bend.astype(np.float32), thickness, config.side, sums.reshape(-1))
 
@@ -267,32 +192,6 @@ def _geometry(images: Images, matrix: Double, config: ReconstructConfig) -> Real
     # the fraction of a whole turn a pixel is all that counts
     cycles = -moved_px / config.box
     return np.concatenate([cycles - np.rint(cycles), axes], axis=1).astype(np.float32)
-
-
-def _phases(images: Images, matrix: Double, config: ReconstructConfig) -> Real:
-    """Return `[b, 8]`, the CTF's argument in turns as a polynomial of Fourier pixels."""
-    pixel = 1 / config.extent_angst**2
-    wavelength = _wavelengths_angst(images)
-    mean = wavelength * (images.defocus_u_angst + images.defocus_v_angst) / 4 * pixel
-    half = wavelength * (images.defocus_u_angst - images.defocus_v_angst) / 4 * pixel
-    angle = 2 * np.radians(images.defocus_angle_deg)
-    cosine, sine = half * np.cos(angle), half * np.sin(angle)
-    form = np.stack([mean + cosine, sine, sine, mean - cosine], axis=1).reshape(-1, 2, 2)
-    transposed = np.swapaxes(matrix, 1, 2)
-    form, square = transposed @ form @ matrix, transposed @ matrix
-    out = np.zeros((len(wavelength), 8))
-    out[:, 0] = np.arcsin(images.amplitude_contrast) / (2 * np.pi) + images.phase_shift_deg / 360
-    out[:, 4] = -images.spherical_aberration_mm * 1e7 * wavelength**3 / 4 * pixel**2
-    for start, values in ((1, form), (5, square)):
-        out[:, start] = values[:, 0, 0]
-        out[:, start + 1] = 2 * values[:, 0, 1]
-        out[:, start + 2] = values[:, 1, 1]
-    return out.astype(np.float32)
-
-
-def _wavelengths_angst(images: Images) -> Double:
-    kinds, which = np.unique(images.voltage_kv, return_inverse=True)
-    return np.array([electron_wavelength_angst(float(voltage)) for voltage in kinds])[which]
 
 
 def stored_sums(sums: Real) -> Real:

@@ -26,7 +26,7 @@ def disturb_poses(rows: pl.DataFrame, *, turn_deg: float, move_angst: float) -> 
     """
     from scipy.spatial.transform import Rotation
 
-    from verglas.algorithms.reconstruct import rotations_of_angles
+    from verglas.kernels.rotations import rotations_of_angles
 
     rng = np.random.default_rng(0)
     axis = rng.normal(size=(rows.height, 3))

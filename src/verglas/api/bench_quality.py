@@ -27,7 +27,7 @@ def pose_numbers(found: pl.DataFrame, truth: pl.DataFrame, symmetry: str) -> dic
         symmetry: point group of the specimen.
     """
     from verglas.algorithms.pose_error import compare_poses
-    from verglas.algorithms.reconstruct import rotations_of_angles
+    from verglas.kernels.rotations import rotations_of_angles
 
     columns = ("item_id", *_EULER, *_SHIFT)
     both = found.select(columns).join(truth.select(columns), on="item_id", suffix="_true")
@@ -68,7 +68,7 @@ def class_errors(found: pl.DataFrame, truth: pl.DataFrame) -> dict[str, float]:
         found: with `item_id`, `class_index` and `angle_psi_deg`.
         truth: with `item_id` and poses.
     """
-    from verglas.algorithms.reconstruct import rotations_of_angles
+    from verglas.kernels.rotations import rotations_of_angles
 
     both = found.select("item_id", "class_index", psi="angle_psi_deg").join(
         truth.select("item_id", *_EULER), on="item_id"

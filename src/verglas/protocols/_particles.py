@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from verglas.algorithms.aberrations import Aberrations
+    from verglas.algorithms.image_tables import Images
     from verglas.algorithms.views import Optics, Views
     from verglas.kernels.disc import HalfDisc
 
@@ -29,6 +30,7 @@ __all__ = [
     "aberrations_of",
     "add_shell_power",
     "image_source",
+    "images_of",
     "initial_noise",
     "load_images",
     "noise_groups",
@@ -277,6 +279,25 @@ def optics_of(rows: pl.DataFrame) -> "Optics":
     names = (*_CTF, *_OPTICS[1:])
     columns = rows.select(pl.col(names).cast(pl.Float64)).to_numpy()
     return Optics(*torch.tensor(columns).unbind(1))
+
+
+def images_of(
+    rows: pl.DataFrame, rotations_ref_to_img: Any, shifts_angst: Any, group: Any
+) -> "Images":
+    """Take what loops without tensors want to know of images out of rows with their optics.
+
+    Args:
+        rows: as for `optics_of`.
+        rotations_ref_to_img: `[b, 3, 3]`.
+        shifts_angst: `[b, 2]`.
+        group: `[b]`, place of each row's group among the aberrations.
+    """
+    from verglas.algorithms.image_tables import Images
+
+    names = (*_CTF, *_OPTICS[1:])
+    columns = rows.select(pl.col(names).cast(pl.Float64)).to_numpy()
+    constants = dict(zip(names, columns.T, strict=True))
+    return Images(rotations_ref_to_img, shifts_angst, group=group, **constants)
 
 
 def aberrations_of(rows: pl.DataFrame) -> "tuple[list[Aberrations], Any]":

@@ -6,9 +6,9 @@ import pytest
 
 from tests.algorithms.atom_images import Scene, make_scenery
 from verglas.algorithms.aberrations import Aberrations, coma_per_mrad
+from verglas.algorithms.image_tables import aberration_tables
 from verglas.algorithms.reconstruct import (
     ReconstructConfig,
-    aberration_tables,
     add_images,
     empty_sums,
     make_maps,
@@ -158,7 +158,7 @@ def test_particles_without_half_set_are_refused(tmp_path):
 def _maps_of(root, off):
     """Half maps made with a wrong defocus, as a first reconstruction has them."""
     config = ReconstructConfig(SCENE.box, SCENE.pixel)
-    tables = aberration_tables([Aberrations()], config)
+    tables = aberration_tables([Aberrations()], config.box, config.extent_angst)
     wrong = {f"defocus_{x}_angst": getattr(MADE.images, f"defocus_{x}_angst") + off for x in "uv"}
     images = dataclasses.replace(MADE.images, **wrong)
     for half in (1, 2):

@@ -21,6 +21,7 @@ from verglas.protocols._particles import (
     ParticleStack,
     aberrations_of,
     image_source,
+    images_of,
     read_images,
     read_stack,
 )
@@ -28,7 +29,8 @@ from verglas.protocols._poses import diameter_of
 from verglas.sdk import Context, Params, Ports, Task, param, port, protocol
 
 if TYPE_CHECKING:
-    from verglas.algorithms.reconstruct import Images, Maps, ReconstructConfig
+    from verglas.algorithms.image_tables import Images
+    from verglas.algorithms.reconstruct import Maps, ReconstructConfig
 
 __all__ = ["Inputs", "Outputs", "ReconstructParams", "add_half", "run"]
 
@@ -42,15 +44,6 @@ _POSE = (
     "angle_psi_deg",
     "shift_x_angst",
     "shift_y_angst",
-)
-_CONSTANTS = (
-    "defocus_u_angst",
-    "defocus_v_angst",
-    "defocus_angle_deg",
-    "phase_shift_deg",
-    "voltage_kv",
-    "spherical_aberration_mm",
-    "amplitude_contrast",
 )
 
 
@@ -113,26 +106,18 @@ class Outputs(Ports):
 
 
 def _images_of(rows: pl.DataFrame, group: Any) -> "Images":
-    from verglas.algorithms.reconstruct import Images, rotations_of_angles
+    from verglas.kernels.rotations import rotations_of_angles
 
-    def columns(*names: str) -> Any:
-        return rows.select(pl.col(names).cast(pl.Float64)).to_numpy()
-
-    constants = dict(zip(_CONSTANTS, columns(*_CONSTANTS).T, strict=True))
-    return Images(
-        rotation_ref_to_img=rotations_of_angles(columns(*_POSE[:3])),
-        shift_angst=columns(*_POSE[3:]),
-        group=group,
-        **constants,
-    )
+    poses = rows.select(pl.col(_POSE).cast(pl.Float64)).to_numpy()
+    return images_of(rows, rotations_of_angles(poses[:, :3]), poses[:, 3:], group)
 
 
 def add_half(
     rows: pl.DataFrame, task: Task, *, config: "ReconstructConfig"
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
     """Add up the images of a chunk."""
+    from verglas.algorithms.image_tables import aberration_tables
     from verglas.algorithms.reconstruct import (
-        aberration_tables,
         add_images,
         direction_order,
         empty_sums,
@@ -140,7 +125,7 @@ def add_half(
     )
 
     groups, group = aberrations_of(rows)
-    tables = aberration_tables(groups, config)
+    tables = aberration_tables(groups, config.box, config.extent_angst)
     images = _images_of(rows, group)
     order = direction_order(images.rotation_ref_to_img)
     rows = rows[order].with_columns(place=pl.Series(order))
