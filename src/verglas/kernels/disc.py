@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from verglas.kernels.disc_list import list_disc
+
 __all__ = ["HalfDisc", "gather_disc", "half_disc", "scatter_disc", "shell_sums"]
 
 
@@ -75,26 +77,13 @@ def half_disc(box: int, radius: int) -> HalfDisc:
     Returns:
         The list, sorted by shell and, within a shell, by angle.
     """
-    if not 1 <= radius <= (box - 1) // 2:
-        raise ValueError(
-            f"radius must be 1..{(box - 1) // 2} for a box of {box} pixels: got {radius}"
-        )
-    ky, kx = torch.meshgrid(
-        torch.arange(-radius, radius + 1), torch.arange(0, radius + 1), indexing="ij"
-    )
-    length = (kx.double().square() + ky.double().square()).sqrt()
-    shell = length.round().long()
-    inside = (shell <= radius) & ((kx > 0) | (ky > 0))
-    kx, ky, shell = kx[inside], ky[inside], shell[inside]
-    order = (shell.double() * 10.0 + torch.atan2(ky.double(), kx.double())).argsort()
-    kx, ky, shell = kx[order], ky[order], shell[order]
-    ends = torch.searchsorted(shell, torch.arange(radius + 1), right=True)
+    found = list_disc(box, radius)
     return HalfDisc(
         box=box,
-        frequencies_px=torch.stack([kx, ky], dim=-1).float(),
-        index=(ky % box) * (box // 2 + 1) + kx,
-        shell=shell,
-        ends=ends,
+        frequencies_px=torch.from_numpy(found.frequencies_px).float(),
+        index=torch.from_numpy(found.index),
+        shell=torch.from_numpy(found.shell),
+        ends=torch.from_numpy(found.ends),
     )
 
 

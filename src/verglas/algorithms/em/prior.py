@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from verglas.algorithms.em.shell_noise import noise_of_residuals
 from verglas.kernels.fourier import rfft3
 from verglas.kernels.fsc import fourier_shell_correlation
 
@@ -142,16 +143,8 @@ def updated_noise(
     Returns:
         `[g, s_max]`, float32.
     """
-    n = residual_power.shape[1]
-    pooled = residual_power.sum(0) / residual_count.sum(0).clamp_min(1)
-    level = residual_power.sum(1) / (residual_count * pooled).sum(1).clamp_min(1e-30)
-    expected = level[:, None] * pooled
-    mixed = (residual_power + pooling * expected) / (residual_count + pooling)
-    out = previous.clone()
-    measured = (residual_count.sum(0) > 0) & (residual_count.sum(1) > 0)[:, None]
-    out[:, :n] = torch.where(measured, mixed.float(), out[:, :n])
-    out[:, 0] = out[:, 1]
-    return out
+    known = (x.cpu().double().numpy() for x in (residual_power, residual_count, previous))
+    return torch.from_numpy(noise_of_residuals(*known, pooling=pooling)).to(previous)
 
 
 def updated_scale(scale: Tensor, cross: Tensor, power: Tensor) -> Tensor:
