@@ -15,6 +15,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map
 
+from verglas.kernels import fused
+
 _FREE = 2 * 10**9  # bytes
 DEVICE = torch.device("cuda", 0)
 _CROSSES = (torch.ops.aten.copy_.default,)  # the one operator that may see two devices
@@ -117,5 +119,9 @@ def _to(tensor: torch.Tensor, *rest: Any, device: Any = None, **kwargs: Any) -> 
 @contextmanager
 def elsewhere() -> Iterator[torch.device]:
     """Let tensors be on the device that is not there; yields it."""
-    with _Mode(), patch.object(torch.cuda, "mem_get_info", lambda device: (_FREE, _FREE)):
+    with (
+        _Mode(),
+        patch.object(torch.cuda, "mem_get_info", lambda device: (_FREE, _FREE)),
+        patch.object(fused, "triton_is_installed", lambda: False),
+    ):
         yield DEVICE

@@ -2,8 +2,8 @@
 
 The dense search compares every view with the same poses, which is a matrix product. Here
 every view has its own: the score is interpolated from the half volume at each pose, and so
-are its derivatives by rotation and shift. On the CPU the loops are numba's; on other
-devices plain torch.
+are its derivatives by rotation and shift. On the CPU the loops are numba's, on a GPU Triton's;
+without either plain torch.
 """
 
 import math
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from verglas.kernels.fused import is_fused
 from verglas.kernels.slices import check_reach, insert_slices
 
 if TYPE_CHECKING:
@@ -84,6 +85,19 @@ def pose_scores(
             out.numpy(),
         )
         return out
+    if is_fused(signal):
+        from verglas.kernels import _triton_poses
+
+        return _triton_poses.scores(
+            half_volume.contiguous(),
+            signal.contiguous(),
+            weight.contiguous(),
+            rotations_ref_to_img.float().contiguous(),
+            shifts_px.double().contiguous(),
+            frequencies_px.float().contiguous(),
+            box=box,
+            padding=padding,
+        )
     return _plain_scores(
         half_volume,
         signal,
@@ -147,6 +161,21 @@ def pose_normals(
             normal.numpy(),
         )
         return PoseNormals(score, gradient, normal)
+    if is_fused(signal):
+        from verglas.kernels import _triton_poses
+
+        return PoseNormals(
+            *_triton_poses.normals(
+                half_volume.contiguous(),
+                signal.contiguous(),
+                weight.contiguous(),
+                rotations_ref_to_img.float().contiguous(),
+                shifts_px.double().contiguous(),
+                frequencies_px.float().contiguous(),
+                box=box,
+                padding=padding,
+            )
+        )
     return _plain_normals(
         half_volume,
         signal,
@@ -200,6 +229,21 @@ def insert_at_poses(
             box,
             into[0].numpy(),
             into[1].numpy(),
+        )
+        return
+    if is_fused(signal) and into[0].is_contiguous() and into[1].is_contiguous():
+        from verglas.kernels import _triton_poses
+
+        _triton_poses.insert(
+            signal.contiguous(),
+            weight.contiguous(),
+            rotations_ref_to_img.float().contiguous(),
+            shifts_px.double().contiguous(),
+            probability.float().contiguous(),
+            frequencies_px.float().contiguous(),
+            box=box,
+            padding=padding,
+            into=into,
         )
         return
     _plain_insert(

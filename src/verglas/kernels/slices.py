@@ -4,7 +4,7 @@ Volumes are held as *centred half volumes*: `[m, m, m // 2 + 1]`, m odd, the ori
 `[m // 2, m // 2, 0]`, x >= 0 only, oversampled `padding` times and cut at the radius in use.
 An image is a volume one plane thick (`[3, m, m // 2 + 1]`, the outer planes empty), turned
 about z only, so that 2D and 3D references share every line. On the CPU the loops are
-numba's; on other devices, or for autograd, plain torch.
+numba's, on a GPU Triton's; elsewhere, or for autograd, plain torch.
 """
 
 import math
@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from verglas.kernels.fourier import irfft2, irfft3, rfft2, rfft3
+from verglas.kernels.fused import is_fused
+from verglas.kernels.half_volumes import half_volume_size
 
 __all__ = [
     "check_reach",
@@ -26,11 +28,6 @@ __all__ = [
     "symmetrise_half_volume",
     "volume_to_half_volume",
 ]
-
-
-def half_volume_size(radius: int, padding: int) -> int:
-    """Return the odd side of a half volume that holds slices up to a radius."""
-    return 2 * (math.ceil((radius + 0.5) * padding) + 1) + 1
 
 
 def _gridding_correction(size: int, period: int, n_axes: int, device: torch.device) -> Tensor:
@@ -185,6 +182,11 @@ def extract_slices(
             out.numpy(),
         )
         return out
+    if is_fused(half_volume):
+        from verglas.kernels import _triton_poses
+
+        frequencies = frequencies_px.float().contiguous()
+        return _triton_poses.extract(half_volume.contiguous(), rotations, frequencies, padding)
     index, weight, conjugate = _corners(half_volume.shape, rotations, frequencies_px, padding)
     values = (half_volume.reshape(-1)[index] * weight).sum(0)
     return torch.where(conjugate, values.conj(), values)
@@ -237,6 +239,22 @@ def insert_slices(
             float(padding),
             numerator.numpy(),
             denominator.numpy(),
+        )
+        return numerator, denominator
+    if is_fused(slices) and numerator.is_contiguous() and denominator.is_contiguous():
+        from verglas.kernels import _triton_poses
+
+        still = rotations.new_zeros(len(rotations), 1, 2, dtype=torch.float64)
+        _triton_poses.insert(
+            slices.to(torch.complex64).contiguous(),
+            weights.float().contiguous(),
+            rotations,
+            still,
+            still[..., 0].float() + 1,
+            frequencies_px.float().contiguous(),
+            box=1,
+            padding=padding,
+            into=(numerator, denominator),
         )
         return numerator, denominator
     index, weight, conjugate = _corners(shape, rotations, frequencies_px, padding)
