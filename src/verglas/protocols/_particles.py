@@ -29,6 +29,7 @@ __all__ = [
     "aberration_phases",
     "aberrations_of",
     "add_shell_power",
+    "first_noise",
     "image_source",
     "images_of",
     "initial_noise",
@@ -436,23 +437,29 @@ def add_shell_power(
     rows: pl.DataFrame, task: Task, *, radius: int, n_groups: int
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
     """Sum half the squared modulus of the images' transforms by group and shell."""
-    import torch
+    import numpy as np
+    from scipy.fft import rfft2
 
-    from verglas.kernels.disc import gather_disc, half_disc, shell_sums
-    from verglas.kernels.fourier import rfft2
+    from verglas.kernels.disc_list import list_disc
 
-    power = torch.zeros(n_groups, radius + 1, dtype=torch.float64)
-    count = torch.zeros_like(power)
+    power, count = np.zeros((2, n_groups, radius + 1))
     kept = []
-    for block, images in _blocks(rows, task):
-        disc = half_disc(images.shape[-1], radius)
-        group = torch.from_numpy(block["noise_group"].to_numpy().copy())
-        data = gather_disc(rfft2(images), disc)
-        power.index_add_(0, group, shell_sums(data.abs().square() / 2, disc))
-        count.index_add_(0, group, shell_sums(torch.ones(len(data), disc.n_coefficients), disc))
+    source = image_source(rows, task)
+    for start in range(0, rows.height, _BLOCK):
+        block, images = read_images(rows.slice(start, _BLOCK), source, task, start)
+        if not block.height:
+            continue
+        disc = list_disc(images.shape[-1], radius)
+        images_ft = rfft2(images).reshape(len(images), -1)[:, disc.index]
+        square = images_ft.real**2 + images_ft.imag**2
+        # shells follow one another in the list; that of the origin is empty
+        by_shell = np.add.reduceat(square, disc.ends[:-1], axis=1, dtype=np.float64)
+        group = block["noise_group"].to_numpy()
+        np.add.at(power[:, 1:], group, by_shell / 2)
+        np.add.at(count[:, 1:], group, np.diff(disc.ends).astype(np.float64))
         kept.append(block.select("item_id"))
     done = pl.concat(kept) if kept else rows.select("item_id").clear()
-    return done, {"power": power.numpy(), "count": count.numpy()}
+    return done, {"power": power, "count": count}
 
 
 def initial_noise(
@@ -472,7 +479,17 @@ def initial_noise(
     """
     import torch
 
-    from verglas.algorithms.em.prior import updated_noise
+    usable, noise = first_noise(ctx, stack, radius=radius, chunk=chunk)
+    return usable, torch.from_numpy(noise)
+
+
+def first_noise(
+    ctx: Context, stack: ParticleStack, *, radius: int, chunk: int = 1000
+) -> tuple[ParticleStack, Any]:
+    """Do what `initial_noise` does, without tensors."""
+    import numpy as np
+
+    from verglas.algorithms.em.shell_noise import noise_of_residuals
 
     if any(group.is_magnified for group in aberrations_of(stack.rows)[0]):
         ctx.warn(
@@ -482,9 +499,10 @@ def initial_noise(
     found = ctx.accumulate(
         add_shell_power, stack.rows, chunk=chunk, radius=radius, n_groups=stack.n_groups
     )
-    power, count = (torch.from_numpy(found.sums[None][name]) for name in ("power", "count"))
     rows = stack.rows.join(found.rows, on="item_id", how="semi", maintain_order="left")
     if not rows.height:
         raise FormatError(f"none of {stack.rows.height} images could be read")
     usable = ParticleStack(rows, stack.n_groups, stack.box_px, stack.pixel_size_angst)
-    return usable, updated_noise(power, count, torch.ones(stack.n_groups, radius + 1))
+    sums = found.sums[None]
+    unknown = np.ones((stack.n_groups, radius + 1))
+    return usable, noise_of_residuals(sums["power"], sums["count"], unknown)

@@ -8,7 +8,6 @@ from verglas.algorithms.em.class_split import (
     split_views,
 )
 from verglas.algorithms.em.known_poses import expect_known
-from verglas.algorithms.em.local_pass import measure_amplitudes, scaled_shells
 from verglas.algorithms.em.map_step import MapGrid
 from verglas.algorithms.em.references import References
 from verglas.kernels.so3 import random_rotations
@@ -81,13 +80,3 @@ def test_views_at_their_poses_are_nearest_to_their_own_map():
     assert abs(float(sums.class_weight.sum()) - N) < 1e-4
     noise = (sums.residual_power / sums.residual_count)[0, 2:]
     torch.testing.assert_close(noise.float(), setting.noise_power[0, 2:], rtol=0.25, atol=0)
-
-
-def test_the_strength_of_a_map_is_found_shell_by_shell():
-    setting, views, rotations, shifts, _ = _scene(1, energy=60.0)
-    wrong = torch.linspace(0.5, 2.0, RADIUS + 1).double()
-    half = scaled_shells(setting.half_volumes, wrong, 2)
-    reference = References(half, torch.zeros(1), 2, planar=False)
-    found = measure_amplitudes(views, reference, rotations, shifts).factors()
-    # 300 views, 60 log units each
-    torch.testing.assert_close((found * wrong)[1:], torch.ones(RADIUS).double(), rtol=0.2, atol=0)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from verglas.algorithms.em import ascent
 from verglas.algorithms.em.references import References
 from verglas.algorithms.em.search import Profile
 from verglas.algorithms.views import Views
@@ -19,13 +20,7 @@ from verglas.kernels.so3 import rotation_from_vector
 
 __all__ = ["GridStarts", "Peaks", "Starts", "climb", "top_starts"]
 
-_FIRST_DAMPING = 1e-2
-_LESS, _MORE = 0.2, 8.0
-_SETTLED = 0.05  # log units that the next step promises
-_LONGEST_TURN = 0.12  # radians in one step
-_LONGEST_SHIFT_PX = 2.0
 _LEAST_SHARE = 1e-3  # of the best row, at the temperature of the grid
-_WIDEST_SD = 0.3  # radians; a flatter direction counts as unknown within a cell
 
 
 @dataclass(frozen=True)
@@ -166,17 +161,17 @@ def climb(
     going = torch.arange(len(starts), device=starts.view.device)
     where = starts.take(going)  # a copy, which moves
     here = _evaluate(signal, weight, views, references, where, shift_prior_angst)
-    damping = torch.full_like(here.score, _FIRST_DAMPING)
+    damping = torch.full_like(here.score, ascent.FIRST_DAMPING)
     for _ in range(steps):
         normals = _take(here, going)
         step, promise = _step(normals, damping[going])
-        going, step = going[promise > _SETTLED], step[promise > _SETTLED]
+        going, step = going[promise > ascent.SETTLED], step[promise > ascent.SETTLED]
         if not len(going):
             break
         tried = _moved(where.take(going), step, views.pixel_size_angst)
         there = _evaluate(signal, weight, views, references, tried, shift_prior_angst)
         better = there.score > here.score[going]
-        damping[going] = damping[going] * torch.where(better, _LESS, _MORE)
+        damping[going] = damping[going] * torch.where(better, ascent.LESS, ascent.MORE)
         kept = going[better]
         for old, new in zip(vars(where).values(), vars(tried).values(), strict=True):
             old[kept] = new[better]
@@ -225,7 +220,7 @@ def _evaluate(
     out.score.add_(references.log_prior.double()[at.reference])
     out.gradient[:, 3:] -= precision * shifts_px
     out.normal.diagonal(dim1=1, dim2=2)[:, 3:] += precision
-    out.normal.diagonal(dim1=1, dim2=2)[:, :3] += _WIDEST_SD**-2
+    out.normal.diagonal(dim1=1, dim2=2)[:, :3] += ascent.WIDEST_SD**-2
     return out
 
 
@@ -236,8 +231,8 @@ def _step(normals: PoseNormals, damping: Tensor) -> tuple[Tensor, Tensor]:
     factor = torch.linalg.cholesky(damped)
     step = torch.cholesky_solve(normals.gradient[..., None], factor)[..., 0]
     promise = 0.5 * (step * normals.gradient).sum(1)
-    turn = step[:, :3].norm(dim=1) / _LONGEST_TURN
-    shift = step[:, 3:].norm(dim=1) / _LONGEST_SHIFT_PX
+    turn = step[:, :3].norm(dim=1) / ascent.LONGEST_TURN
+    shift = step[:, 3:].norm(dim=1) / ascent.LONGEST_SHIFT_PX
     return step / torch.maximum(turn, shift).clamp_min(1.0)[:, None], promise
 
 

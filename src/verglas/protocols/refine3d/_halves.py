@@ -10,13 +10,23 @@ from verglas.protocols._particles import ParticleStack
 from verglas.sdk import Context
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
-    from verglas.algorithms.em.refine_state import RefineConfig
+    from verglas.algorithms.em.refine_config import RefineConfig
 
-__all__ = ["check_diameter", "mask_map", "parsed_symmetry", "reference_map", "with_halves"]
+__all__ = [
+    "check_diameter",
+    "mask_map",
+    "parsed_symmetry",
+    "reference_array",
+    "reference_map",
+    "with_halves",
+]
 
 _FEWEST = 40
+_SAME_PIXEL = 1e-4  # a hundredth of a pixel at the edge of a box of 200
 _IMAGE = ("image_path", "image_slice")
 
 
@@ -65,7 +75,7 @@ def with_halves(stack: ParticleStack, seed: int, *, needed_by: str) -> pl.DataFr
 
 def parsed_symmetry(name: str) -> str:
     """Return a point group in its usual spelling, or say what is wrong with it."""
-    from verglas.kernels.symmetry import parse_symmetry
+    from verglas.kernels.point_groups import parse_symmetry
 
     try:
         return parse_symmetry(name)
@@ -82,28 +92,45 @@ def check_diameter(diameter_angst: float, extent_angst: float) -> None:
         )
 
 
-def _read(ctx: Context, data: DataSet, row: int, what: str) -> "tuple[Tensor, float]":
-    import torch
+def _read(ctx: Context, data: DataSet, row: int, what: str) -> "tuple[NDArray[np.float32], float]":
+    import numpy as np
 
     from verglas.io.mrc import read_mrc
 
     named = data.rows(with_optics=True).row(row, named=True)
-    array, header_pixel = read_mrc(ctx.path(named["image_path"]))
+    volume, header_pixel = read_mrc(ctx.path(named["image_path"]))
     pixel = named.get("pixel_size_angst") or header_pixel
     if pixel is None:
         raise PortError(f"the {what} has no pixel size", "import it with one")
-    volume = torch.from_numpy(array).float()
-    if not bool(volume.isfinite().all()):
+    if not np.isfinite(volume).all():
         raise PortError(f"the {what} {named['image_path']!r} holds values that are not finite")
     return volume, float(pixel)
 
 
 def reference_map(ctx: Context, volumes: DataSet, config: "RefineConfig", row: int = 0) -> "Tensor":
     """Bring a map onto the box of the particles, `[box, box, box]`."""
+    import torch
+
+    return torch.from_numpy(reference_array(ctx, volumes, config, row))
+
+
+def reference_array(
+    ctx: Context, volumes: DataSet, config: "RefineConfig", row: int = 0
+) -> "NDArray[np.float32]":
+    """Do what `reference_map` does; without tensors where the map is on that box already."""
+    volume, pixel = _read(ctx, volumes, row, "reference")
+    is_there = volume.shape == (config.box,) * 3
+    if is_there and abs(pixel / config.pixel_size_angst - 1) < _SAME_PIXEL:
+        return volume
+    return _fitted(volume, pixel, config).numpy()
+
+
+def _fitted(volume: "NDArray[np.float32]", pixel: float, config: "RefineConfig") -> "Tensor":
+    import torch
+
     from verglas.algorithms.em.refine_start import fit_to_box
 
-    volume, pixel = _read(ctx, volumes, row, "reference")
-    return fit_to_box(volume, pixel_size_angst=pixel, config=config)
+    return fit_to_box(torch.from_numpy(volume), pixel_size_angst=pixel, config=config)
 
 
 def mask_map(
@@ -123,8 +150,6 @@ def mask_map(
         reference: a map of which the mask must keep something.
         least_kept: of the reference's power.
     """
-    from verglas.algorithms.em.refine_start import fit_to_box
-
     if masks is None:
         return None
     volume, pixel = _read(ctx, masks, 0, "mask")
@@ -140,7 +165,7 @@ def mask_map(
             f"the mask is {extent:.0f} Å wide, the particles' box {config.extent_angst:.0f} Å",
             "make the mask from a map of these particles",
         )
-    mask = fit_to_box(volume, pixel_size_angst=pixel, config=config).clamp(0, 1)
+    mask = _fitted(volume, pixel, config).clamp(0, 1)
     if reference is not None:
         kept = float((reference * mask).square().sum() / reference.square().sum().clamp_min(1e-30))
         if kept < least_kept:

@@ -4,72 +4,87 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from verglas.protocols._particles import views_of_rows
-from verglas.protocols._poses import pose_rows
+from verglas.core.errors import FormatError
+from verglas.protocols._particles import aberrations_of, image_source, images_of, read_images
 from verglas.protocols.refine3d._refine_chunks import POSE_ANGLES, POSE_SHIFTS
 from verglas.sdk import ArrayRef, Task
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from verglas.algorithms.em.references import References
-    from verglas.algorithms.em.refine_state import RefineConfig
-    from verglas.algorithms.views import Views
+    from verglas.algorithms.em.local_pass import HalfMap, LocalViews, PosePeaks
+    from verglas.algorithms.em.refine_config import RefineConfig
 
 __all__ = ["climb_chunk", "measure_chunk"]
 
+_BLOCK = 256  # images in memory at a time
 _MEASURED = 400  # views of a chunk, evenly spaced, that tell the map's amplitude
 
 
 def _prepare(
     rows: pl.DataFrame, task: Task, config: "RefineConfig", model: ArrayRef
-) -> "tuple[pl.DataFrame, Views, References, tuple[Tensor, Tensor]]":
+) -> "tuple[pl.DataFrame, LocalViews, HalfMap, tuple[Any, Any]]":
     """Return the rows that can be read, their views, the map, and the poses so far."""
-    import torch
+    from verglas.algorithms.em.local_pass import HalfMap, LocalViews, scaled_shells
+    from verglas.kernels.half_volumes import half_volume_of
+    from verglas.kernels.rotations import rotations_of_angles
 
-    from verglas.algorithms.em.local_pass import scaled_shells
-    from verglas.algorithms.em.references import References
-    from verglas.kernels.disc import half_disc
-    from verglas.kernels.slices import volume_to_half_volume
-    from verglas.kernels.so3 import euler_to_matrix
-
-    torch.set_num_threads(task.threads)
     arrays = task.load(model)
-    power, volume = (torch.as_tensor(arrays[name]).float() for name in ("noise_power", "volume"))
-    rows, views = views_of_rows(
-        rows,
-        task,
-        disc=half_disc(config.box, config.max_radius),
-        noise_power=power,
-        scale=torch.ones(len(power)),
+    source = image_source(rows, task)
+    kept, parts = [], []
+    for start in range(0, rows.height, _BLOCK):
+        block, pictures = read_images(rows.slice(start, _BLOCK), source, task, start)
+        if block.height:
+            kept.append(block)
+            parts.append(_views(block, pictures, config, arrays["noise_power"]))
+    if not parts:
+        raise FormatError(f"none of {rows.height} images from {rows['image_path'][0]!r} is usable")
+    half = half_volume_of(arrays["volume"], radius=config.max_radius, padding=config.padding)
+    half = scaled_shells(half, arrays["factors"], config.padding)
+    rows = pl.concat(kept)
+    angles, shifts = (rows.select(x).to_numpy() for x in (POSE_ANGLES, POSE_SHIFTS))
+    poses = rotations_of_angles(angles), shifts
+    return rows, LocalViews.join(parts), HalfMap(half, config.padding), poses
+
+
+def _views(
+    rows: pl.DataFrame, pictures: Any, config: "RefineConfig", noise_power: Any
+) -> "LocalViews":
+    """Make the views of a block of images."""
+    import dataclasses
+
+    import numpy as np
+
+    from verglas.algorithms.aberrations import Aberrations
+    from verglas.algorithms.em.local_pass import local_views
+    from verglas.algorithms.image_tables import aberration_tables
+    from verglas.kernels.disc_list import list_disc
+
+    groups, group = aberrations_of(rows)
+    # magnification is not taken into account here, of which the job warns
+    plain = [dataclasses.replace(g, magnification=Aberrations.magnification) for g in groups]
+    nowhere = np.zeros((rows.height, 2))
+    return local_views(
+        pictures,
+        images_of(rows, np.zeros((rows.height, 3, 3)), nowhere, group),
+        aberration_tables(plain, config.box, config.extent_angst),
+        noise_power=noise_power[rows["noise_group"].to_numpy()],
+        disc=list_disc(config.box, config.max_radius),
         pixel_size_angst=config.pixel_size_angst,
     )
-    half = volume_to_half_volume(volume[None], radius=config.max_radius, padding=config.padding)
-    half = scaled_shells(half, torch.as_tensor(arrays["factors"]), config.padding)
-    angles, shifts = (torch.tensor(rows.select(x).to_numpy()) for x in (POSE_ANGLES, POSE_SHIFTS))
-    reference = References(half, torch.zeros(1), config.padding, planar=False)
-    return rows, views, reference, (euler_to_matrix(angles), shifts)
 
 
-def _sums(
-    views: "Views", reference: "References", poses: "tuple[Tensor, Tensor]"
-) -> dict[str, Any]:
+def _sums(views: "LocalViews", reference: "HalfMap", poses: tuple[Any, Any]) -> dict[str, Any]:
     from verglas.algorithms.em.local_pass import measure_amplitudes
 
-    some = slice(None, None, max(1, len(views) // _MEASURED))
-    found = measure_amplitudes(views.take(some), reference, *(value[some] for value in poses))
-    return {name: value.numpy() for name, value in vars(found).items()}
+    every = max(1, len(views) // _MEASURED)
+    return vars(measure_amplitudes(views, reference, *poses, every=every))
 
 
 def measure_chunk(
     rows: pl.DataFrame, task: Task, *, config: "RefineConfig", model: ArrayRef
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
     """Fit the map's amplitude, shell by shell, at the poses that there are."""
-    from verglas.kernels.denormals import denormals_flushed
-
     rows, views, reference, poses = _prepare(rows, task, config, model)
-    with denormals_flushed():
-        return rows.select("item_id"), _sums(views, reference, poses)
+    return rows.select("item_id"), _sums(views, reference, poses)
 
 
 def climb_chunk(
@@ -82,18 +97,26 @@ def climb_chunk(
     shift_prior_angst: float,
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
     """Climb on shells up to a radius; fit the amplitudes of all shells where that ends."""
-    from verglas.algorithms.em.local_pass import climb_from, poses_of_peaks
-    from verglas.kernels.denormals import denormals_flushed
+    from verglas.algorithms.em.local_pass import climb_from
 
     rows, views, reference, start = _prepare(rows, task, config, model)
-    with denormals_flushed():
-        seen = views.prefix(radius)
-        peaks = climb_from(seen, reference, *start, shift_prior_angst=shift_prior_angst)
-        poses = poses_of_peaks(peaks, config.pixel_size_angst)
-        sums = _sums(views, reference, (poses.rotation_ref_to_img, poses.shift_angst))
-    # one peak of one map: no classes, and no share among peaks
-    found = pose_rows(rows, poses).drop("class_index", "class_prob")
-    return found.with_columns(
-        angle_sd_deg=pl.Series(poses.angle_sd_deg.double().numpy()),
-        shift_sd_angst=pl.Series(poses.shift_sd_angst.double().numpy()),
-    ), sums
+    peaks = climb_from(views, reference, *start, radius=radius, shift_prior_angst=shift_prior_angst)
+    sums = _sums(views, reference, (peaks.rotation_ref_to_img, peaks.shift_angst))
+    return _pose_rows(rows, peaks), sums
+
+
+def _pose_rows(rows: pl.DataFrame, peaks: "PosePeaks") -> pl.DataFrame:
+    """Write poses as columns; one peak of one map has no class and no share among peaks."""
+    from verglas.kernels.rotations import angles_of_rotations
+
+    rot, tilt, psi = angles_of_rotations(peaks.rotation_ref_to_img).T
+    return rows.select("item_id").with_columns(
+        angle_rot_deg=pl.Series(rot),
+        angle_tilt_deg=pl.Series(tilt),
+        angle_psi_deg=pl.Series(psi),
+        shift_x_angst=pl.Series(peaks.shift_angst[:, 0]),
+        shift_y_angst=pl.Series(peaks.shift_angst[:, 1]),
+        score=pl.Series(peaks.loglik),
+        angle_sd_deg=pl.Series(peaks.angle_sd_deg),
+        shift_sd_angst=pl.Series(peaks.shift_sd_angst),
+    )

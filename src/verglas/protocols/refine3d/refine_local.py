@@ -20,7 +20,7 @@ import polars as pl
 
 from verglas.core.errors import PortError
 from verglas.model import CURVES, MASKS, PARTICLES, VOLUMES, DataSet
-from verglas.protocols._particles import ParticleStack, initial_noise, read_stack
+from verglas.protocols._particles import ParticleStack, first_noise, read_stack
 from verglas.protocols._poses import diameter_of
 from verglas.protocols.refine3d._gold import (
     FOUND_POSE,
@@ -32,7 +32,7 @@ from verglas.protocols.refine3d._halves import (
     check_diameter,
     mask_map,
     parsed_symmetry,
-    reference_map,
+    reference_array,
     with_halves,
 )
 from verglas.protocols.refine3d._local_chunks import climb_chunk, measure_chunk
@@ -45,7 +45,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from verglas.algorithms.em.local_pass import Amplitudes
-    from verglas.algorithms.em.refine_state import RefineConfig, RefineState
+    from verglas.algorithms.em.refine_config import RefineConfig
+    from verglas.algorithms.em.refine_state import RefineState
 
 __all__ = ["Inputs", "Outputs", "RefineLocalParams", "run"]
 
@@ -93,7 +94,7 @@ class Outputs(Ports):
 
 
 def _config(params: RefineLocalParams, inputs: Inputs, stack: ParticleStack, seed: int) -> Any:
-    from verglas.algorithms.em.refine_state import RefineConfig
+    from verglas.algorithms.em.refine_config import RefineConfig
 
     extent = stack.box_px * stack.pixel_size_angst
     diameter = diameter_of(params.diameter_angst, inputs.particles, extent)
@@ -110,34 +111,30 @@ def _config(params: RefineLocalParams, inputs: Inputs, stack: ParticleStack, see
     )
 
 
+def _mask(
+    ctx: Context, masks: DataSet | None, config: "RefineConfig", volume: "NDArray[np.float32]"
+) -> "Tensor | None":
+    if masks is None:
+        return None
+    import torch
+
+    return mask_map(ctx, masks, config, torch.from_numpy(volume))
+
+
 @dataclass(frozen=True)
 class _Model:
     """The map, with the amplitude of its shells and the noise of the images."""
 
-    volume: "Tensor"
-    factors: "Tensor"
-    noise: "Tensor"
+    volume: "NDArray[np.float32]"
+    factors: "NDArray[np.float64]"
+    noise: "NDArray[np.float32]"
 
     def put(self, ctx: Context) -> ArrayRef:
-        return ctx.put(
-            {
-                "volume": self.volume.numpy(),
-                "factors": self.factors.numpy(),
-                "noise_power": self.noise.numpy(),
-            }
-        )
+        return ctx.put({"volume": self.volume, "factors": self.factors, "noise_power": self.noise})
 
     def fitted(self, found: "Amplitudes") -> "_Model":
         """Take amplitudes that were measured with this model."""
         return _Model(self.volume, self.factors * found.factors(), self.noise)
-
-
-def _amplitudes(sums: Any) -> "Amplitudes":
-    import torch
-
-    from verglas.algorithms.em.local_pass import Amplitudes
-
-    return Amplitudes(**{name: torch.as_tensor(value) for name, value in sums.items()})
 
 
 def _given_poses(particles: DataSet, rows: pl.DataFrame) -> "NDArray[np.float64]":
@@ -165,11 +162,13 @@ def _climbed(
     """Fit amplitudes and climb, twice; return poses, and the model with the noise that is left."""
     import dataclasses
 
+    from verglas.algorithms.em.local_pass import Amplitudes
+
     sample = rows.sample(min(rows.height, _SAMPLE), seed=ctx.seed).sort("item_id")
     sums = ctx.accumulate(
         measure_chunk, sample, chunk=_SAMPLE, config=config, model=model.put(ctx)
     ).sums[None]
-    found = _amplitudes(sums)
+    found = Amplitudes(**sums)
     model = model.fitted(found)
     explained = 1 - float((found.noise_share() * found.total).sum() / found.total.sum())
     if explained < _WEAK:
@@ -189,10 +188,10 @@ def _climbed(
             radius=radius,
             shift_prior_angst=prior_angst,
         )
-        after = _amplitudes(done.sums[None])
+        after = Amplitudes(**done.sums[None])
         model = model.fitted(after)
         if turn == 0:
-            noise = model.noise * after.noise_share().float()
+            noise = model.noise * after.noise_share().astype("float32")
             model = dataclasses.replace(model, noise=noise)
             poses = _moved(rows, done.rows)
     return done.rows, model
@@ -210,6 +209,8 @@ def _local_start(
     """Start both halves from the fitted map, low-passed, and never search."""
     import dataclasses
 
+    import torch
+
     from verglas.algorithms.em.plan import MOST_SEARCHES
     from verglas.algorithms.em.refine_start import initial_state
     from verglas.kernels.fourier import irfft3, rfft3
@@ -217,8 +218,10 @@ def _local_start(
 
     n = model.volume.shape[-1]
     shell = shell_index((n,) * 3).clamp_max(len(model.factors) - 1)
-    scaled = irfft3(rfft3(model.volume[None]) * model.factors.float()[shell], shape=(n,) * 3)[0]
-    start = initial_state(config, scaled if mask is None else scaled * mask, model.noise)
+    volume, factors = torch.tensor(model.volume), torch.tensor(model.factors).float()
+    scaled = irfft3(rfft3(volume[None]) * factors[shell], shape=(n,) * 3)[0]
+    scaled = scaled if mask is None else scaled * mask
+    start = initial_state(config, scaled, torch.tensor(model.noise))
     return dataclasses.replace(
         start,
         n_polished=MOST_SEARCHES,
@@ -231,27 +234,25 @@ def _local_start(
 
 @protocol(
     _ID,
-    version=2,
+    version=3,
     label="Refine poses locally",
     citations=("10.1016/j.jsb.2006.06.010", "10.1016/j.jsb.2012.09.006"),
 )
 def run(ctx: Context, params: RefineLocalParams, inputs: Inputs) -> Outputs:
     """Fit the map's amplitudes, climb, fit and climb again; iterate by halves where asked to."""
-    import torch
+    import numpy as np
 
     stack = read_stack(inputs.particles, extra=("half_set",), needed_by=_ID)
     config = _config(params, inputs, stack, ctx.seed)
-    volume = reference_map(ctx, inputs.reference, config)
-    mask = mask_map(ctx, inputs.mask, config, volume)
-    stack, noise = initial_noise(ctx, stack, radius=config.max_radius)
+    volume = reference_array(ctx, inputs.reference, config)
+    mask = _mask(ctx, inputs.mask, config, volume)
+    stack, noise = first_noise(ctx, stack, radius=config.max_radius)
     rows = stack.rows
     if params.n_iterations:
         rows = with_halves(stack, ctx.seed, needed_by=_ID)
     rows = with_poses(rows, _given_poses(inputs.particles, rows))
     model = _Model(
-        volume if mask is None else volume * mask,
-        torch.ones(config.max_radius + 1, dtype=torch.float64),
-        noise,
+        volume if mask is None else volume * mask.numpy(), np.ones(config.max_radius + 1), noise
     )
     found, model = _climbed(ctx, rows, config, model, params.shift_prior_angst)
     if not params.n_iterations:
