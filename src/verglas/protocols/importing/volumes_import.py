@@ -82,7 +82,7 @@ def _half_columns(ctx: Context, params: ImportParams, maps: list[MapFile]) -> di
 @protocol(_ID, version=1, label="Import maps")
 def run(ctx: Context, params: ImportParams, inputs: Inputs) -> Outputs:
     """Look at each file and make one table."""
-    from verglas.kernels.symmetry import parse_symmetry
+    from verglas.kernels.point_groups import parse_symmetry
 
     try:
         symmetry = parse_symmetry(params.symmetry)

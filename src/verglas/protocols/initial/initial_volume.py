@@ -96,7 +96,7 @@ def _make_config(
     params: InitialVolumeParams, inputs: Inputs, stack: ParticleStack
 ) -> "FirstMapConfig":
     from verglas.algorithms.em.first_map_plan import FirstMapConfig
-    from verglas.kernels.symmetry import parse_symmetry
+    from verglas.kernels.point_groups import parse_symmetry
 
     if params.max_resolution_angst > params.start_resolution_angst:
         raise ParamsError(

@@ -122,7 +122,7 @@ def _curve(item: int, axes: "SymmetryAxes", extent_angst: float) -> dict[str, An
 
 def _groups(text: str) -> tuple[str, ...]:
     from verglas.algorithms.symmetry_axes import GROUPS
-    from verglas.kernels.symmetry import parse_symmetry
+    from verglas.kernels.point_groups import parse_symmetry
 
     names = [name for name in text.replace(",", " ").split() if name]
     try:

@@ -70,7 +70,7 @@ def run(ctx: Context, params: FromAtomsParams, inputs: Inputs) -> Outputs:
     from verglas.core.errors import ParamsError
     from verglas.io.mrc import write_mrc
     from verglas.kernels.fourier import next_fast_size
-    from verglas.kernels.symmetry import parse_symmetry
+    from verglas.kernels.point_groups import parse_symmetry
     from verglas.simulate.atoms import centred, mass_kda, radius_angst
     from verglas.simulate.potential import potential_volume
 
