@@ -13,6 +13,7 @@ __all__ = ["compare_frames", "frame_powers"]
 Real = NDArray[np.float32]
 Double = NDArray[np.float64]
 Ends = NDArray[np.int32]
+Shells = NDArray[np.int32]
 
 
 @njit(inline="always", fastmath=True, cache=True)
@@ -70,16 +71,11 @@ def _earlier_sums(re: Real, im: Real, memory: Real, ends: Ends, out_re: Real, ou
 
 
 @njit(inline="always", fastmath=True, cache=True)
-def _weigh(product: Real, weight: Real, ends: Ends, power: Double) -> float:
-    """Add powers to those of other patches; the sum of them with weights."""
-    total = 0.0
+def _by_shell(product: Real, counts: Real, shell: Shells, ends: Ends, power: Double) -> None:
+    """Add powers shell by shell."""
     for i in range(product.shape[0]):
-        row = np.float32(0.0)
         for j in range(ends[i]):
-            power[i, j] += product[i, j]
-            row += weight[i, j] * product[i, j]
-        total += float(row)
-    return total
+            power[shell[i, j]] += counts[i, j] * product[i, j]
 
 
 @njit(inline="always", fastmath=True, cache=True)
@@ -156,9 +152,9 @@ def compare_frames(
     memory: Real,
     has_near: bool,
     ends: Ends,
+    counts: Real,
+    shell: Shells,
     size: int,
-    lasting: Double,
-    loglik: Double,
     gradient: Double,
     power: Double,
     near_power: Double,
@@ -174,12 +170,12 @@ def compare_frames(
         memory: `[r, c]`, how much of a frame's signal is in the next one.
         has_near: whether `near_weight` counts.
         ends: `[r]`, columns of each row that count; what lies behind is not looked at.
+        counts: `[r, c]`, how often a coefficient counts.
+        shell: `[r, c]`, where it counts.
         size: of the patch in pixels.
-        lasting: `[p]`, gets the part of the likelihood that the sums of all frames make.
-        loglik: `[p]`, gets the likelihood.
-        gradient: `[p, f, 2]`, gets its derivative by displacement, a pixel.
-        power: `[r, c]`, the power of the sum of frames is added to it.
-        near_power: `[r, c]`, the same of products of frames near in time.
+        gradient: `[p, f, 2]`, gets the derivative of the likelihood by displacement, a pixel.
+        power: `[p, shells]`, the power of the sum of frames is added to it.
+        near_power: `[p, shells]`, the same of products of frames near in time.
     """
     n_patches, n_frames, n_rows, n_columns = re.shape
     unit = 2.0 * np.pi / size
@@ -202,8 +198,7 @@ def compare_frames(
                 sum_re, sum_im,
             )  # fmt: skip
         product[:] = sum_re * sum_re + sum_im * sum_im
-        total = _weigh(product, weight[p], ends, power)
-        lasting[p] = total
+        _by_shell(product, counts, shell, ends, power[p])
         sum_re *= weight[p]
         sum_im *= weight[p]
         for f in range(n_frames):
@@ -225,5 +220,4 @@ def compare_frames(
                 )  # fmt: skip
                 gradient[p, f, 0] -= 2.0 * unit * along_x
                 gradient[p, f, 1] -= 2.0 * unit * along_y
-            total += _weigh(product, near_weight, ends, near_power)
-        loglik[p] = total
+            _by_shell(product, counts, shell, ends, near_power[p])

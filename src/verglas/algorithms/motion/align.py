@@ -1,14 +1,15 @@
 """Align a movie: path of the whole frame, local motion, sums.
 
 The frames are transformed once; a band-limited copy is cut into patches, to which the motion
-is fitted (`likelihood.py`), in the finest order that foretells held-out patches (`order.py`).
+is fitted (`likelihood.py`) with a prior that is learnt (`prior.py`, `posterior.py`); local
+motion is kept where it foretells held-out patches (`order.py`).
 Then each frame is laid on a finer grid and sampled along its motion (`sums.py`).
 """
 
 import logging
 from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import scipy.fft
@@ -16,20 +17,25 @@ from numpy.typing import NDArray
 
 from verglas.algorithms.motion.coarse import coarse_path
 from verglas.algorithms.motion.dose import DosePlan, dose_weights, plan_dose
-from verglas.algorithms.motion.field import MotionField, MotionOrder, time_basis
+from verglas.algorithms.motion.field import MotionField, MotionOrder
 from verglas.algorithms.motion.frames import Correction, Frames, FrameSource, Survey, open_frames
 from verglas.algorithms.motion.likelihood import (
-    Fit,
     add_fading_signal,
-    fit_motion,
+    fit_path,
     patch_basis,
     start_fit,
 )
-from verglas.algorithms.motion.order import ORDERS, Trial, choose_order
+from verglas.algorithms.motion.order import (
+    Found,
+    Trial,
+    fit_movie,
+    local_order,
+    standard_error,
+)
 from verglas.algorithms.motion.oversample import FineGrid, crop_spectrum, even_size
 from verglas.algorithms.motion.patches import PatchSpectra, cut_patches, plan_patches
+from verglas.algorithms.motion.prior import PriorModel
 from verglas.algorithms.motion.serial import Serial
-from verglas.algorithms.motion.smooth import path_prior
 from verglas.algorithms.motion.sums import Sums, add_frames
 
 __all__ = ["AlignConfig", "AlignedMovie", "align_movie"]
@@ -44,9 +50,7 @@ _BLUR_ANGST = 6.0
 # molecules of vitreous water move by about 1 A (RMS, in three dimensions) in the exposure of
 # 1 e/A^2 (McMullan 2015, doi:10.1016/j.ultramic.2015.07.004): 2 pi^2 / 3 of exp(-x k^2)
 _WATER_ANGST2 = 6.6
-_FEWEST_PATCHES = 2
 _NEARLY_PX = 0.05
-_ERROR_PATCHES = 36
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class AlignConfig:
         max_res_angst: highest frequency that motion is measured from.
         max_shift_angst: farthest that a frame is looked for from the mean of all.
         patch_angst: edge of the patches.
-        orders: local motions to choose from; one is taken without trial.
+        max_points: control points of the local motion along a side; 0 for the whole frame alone.
         binning: input pixels in a pixel of the sums.
         with_halves: make sums of odd and even frames.
     """
@@ -65,7 +69,7 @@ class AlignConfig:
     max_res_angst: float = 4.0
     max_shift_angst: float = 60.0
     patch_angst: float = 180.0
-    orders: tuple[MotionOrder, ...] = ORDERS
+    max_points: int = 8
     binning: float = 1.0
     with_halves: bool = True
 
@@ -238,15 +242,18 @@ def _find_motion(
     frequency = np.arange(2 * reach) / (patch_grid.size * float(pixel.mean()))
     memory = np.exp(-_WATER_ANGST2 * dose_e_per_angst2 * frequency**2)
     whole = start_fit(patches, visible, MotionOrder(), path_px)
-    whole = fit_motion(patches, whole, slice(None), pool, threads, done_px=_NEARLY_PX)
+    whole = fit_path(patches, whole, pool, threads, done_px=_NEARLY_PX)
     whole = add_fading_signal(patches, whole, memory, pool, threads)
-    whole = replace(whole, roughness=path_prior(whole))
-    order, trials = _order(patches, visible, whole, config.orders, pool, threads)
-    fit = whole
-    if order.is_local or whole.roughness is not None:
-        fit = start_fit(patches, visible, order, whole.path_px, whole.spectra, whole.roughness)
-        fit = fit_motion(patches, fit, slice(None), pool, threads)
-    return _as_motion(frames, fit, patches, visible, trials, pixel, pixel_size_angst)
+    extent = _extent(frames, pixel_size_angst)
+    model = PriorModel.of(
+        local_order(extent, patches.n_frames, max_points=config.max_points),
+        n_frames=patches.n_frames,
+        frame_dose_e_per_angst2=dose_e_per_angst2,
+        extent_angst=extent,
+        pixel_angst=float(pixel.mean()),
+    )
+    found = fit_movie(patches, visible, whole, model, pool, threads)
+    return _as_motion(extent, found, patches, visible, pixel)
 
 
 def _band(shape: tuple[int, int], part: float) -> tuple[int, int]:
@@ -254,36 +261,18 @@ def _band(shape: tuple[int, int], part: float) -> tuple[int, int]:
     return min(shape[0], even_size(part * shape[0])), min(shape[1], even_size(part * shape[1]))
 
 
-def _order(
-    patches: PatchSpectra,
-    shape: tuple[int, int],
-    whole: Fit,
-    orders: Sequence[MotionOrder],
-    pool: Executor,
-    threads: int,
-) -> tuple[MotionOrder, list[Trial]]:
-    if len(patches.grid) < _FEWEST_PATCHES or len(orders) == 1:
-        return orders[0], []
-    return choose_order(patches, shape, whole, orders, pool, threads)
-
-
 def _as_motion(
-    frames: Frames,
-    fit: Fit,
+    extent_angst: tuple[float, float],
+    found: Found,
     patches: PatchSpectra,
     shape: tuple[int, int],
-    trials: list[Trial],
     pixel: Double,
-    pixel_size_angst: float,
 ) -> _Motion:
     """Bring a fit to Å, with its errors and spectra."""
+    fit = found.fit
     _, offset = patch_basis(patches, shape, fit.order)
     motion = MotionField(
-        _extent(frames, pixel_size_angst),
-        fit.path_px * pixel,
-        fit.order,
-        fit.coefficients_px * pixel,
-        offset,
+        extent_angst, fit.path_px * pixel, fit.order, fit.coefficients_px * pixel, offset
     )
     spectra = fit.spectra
     ratio = (
@@ -291,23 +280,8 @@ def _as_motion(
     )
     return _Motion(
         motion,
-        trials,
-        standard_error(fit) * float(pixel.mean()),
+        found.trials,
+        standard_error(found) * float(pixel.mean()),
         ratio,
         np.arange(len(ratio)) / (patches.grid.size * pixel.mean()),
     )
-
-
-def standard_error(fit: Fit) -> float:
-    """Standard error of a frame's shift against the mean of all frames, in pixels, one axis."""
-    n_frames = len(fit.path_px)
-    centring = np.eye(n_frames) - 1.0 / n_frames
-    identity = np.eye(n_frames)[:, 1:]
-    time = time_basis(n_frames, fit.order.n_t) if fit.order.is_local else np.zeros((n_frames, 0))
-    step = max(1, len(fit.space) // _ERROR_PATCHES)
-    covariance = np.linalg.inv(fit.curvature)
-    variances = []
-    for row in fit.space[::step]:
-        design = centring @ np.concatenate([identity, np.kron(row[None], time)], axis=1)
-        variances.append(np.einsum("fi,ij,fj->f", design, covariance, design).mean())
-    return float(np.sqrt(np.mean(variances)))

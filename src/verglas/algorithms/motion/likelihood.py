@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
 
 from verglas.algorithms.motion._numba_likelihood import compare_frames
 from verglas.algorithms.motion.field import MotionOrder, space_basis, time_basis
 from verglas.algorithms.motion.patches import PatchSpectra
+from verglas.algorithms.motion.posterior import Parabola
 from verglas.algorithms.motion.spectra import (
     Evidence,
     Spectra,
@@ -29,8 +29,11 @@ __all__ = [
     "Fit",
     "add_fading_signal",
     "evaluate",
-    "fit_motion",
+    "fit_path",
+    "look",
+    "moved_px",
     "patch_basis",
+    "shortened",
     "start_fit",
 ]
 
@@ -39,8 +42,6 @@ log = logging.getLogger(__name__)
 Double = NDArray[np.float64]
 Real = NDArray[np.float32]
 
-_LOCAL_SPREAD_PX = 3.0  # first guess of how far control points lie from the whole frame
-_SPREADS_PX = (0.05, 20.0)
 _LEAST_NEAR_SHARE = 0.15
 _LONGEST_STEP_PX = 3.0
 
@@ -54,34 +55,49 @@ class Fit:
         path_px: `[f, 2]`, of the whole frame.
         coefficients_px: `[m, n_t - 1, 2]`.
         space: `[p, m]`, splines at the patches, less their mean.
-        curvature: of the likelihood by the parameters of one axis: frames 1 and on, then
-            coefficients.
         spectra: of the last iteration.
-        roughness: `[f - 1, f - 1]`, precision of a prior of the path of frames 1 and on.
-        spread_px: prior of the coefficients, learnt from themselves: where nothing tells of the
-            motion, a place moves with the whole frame.
-        n_free: coefficients of one axis that the data determine, rather than the prior.
+        sides: the likelihood of the black and of the white patches about the last motion.
     """
 
     order: MotionOrder
     path_px: Double
     coefficients_px: Double
     space: Double
-    curvature: Double
     spectra: Spectra | None = None
-    roughness: Double | None = None
-    spread_px: float = _LOCAL_SPREAD_PX
-    n_free: float = 0.0
+    sides: tuple[Parabola, Parabola] | None = None
+
+    def time(self) -> Double:
+        """Splines at the frames."""
+        n_frames = len(self.path_px)
+        return (
+            time_basis(n_frames, self.order.n_t) if self.order.is_local else np.zeros((n_frames, 0))
+        )
 
     def displacement(self) -> Double:
         """`[p, f, 2]` at the patches."""
-        time = time_basis(len(self.path_px), self.order.n_t) if self.order.is_local else None
-        whole = np.repeat(self.path_px[None], len(self.space), axis=0)
-        if time is None:
-            return whole
-        return np.asarray(
-            whole + np.einsum("pm,ft,mtc->pfc", self.space, time, self.coefficients_px)
-        )
+        n_time = self.coefficients_px.shape[1]
+        flat = self.coefficients_px.reshape(self.space.shape[1], 2 * n_time)
+        local = self.time() @ (self.space @ flat).reshape(len(self.space), n_time, 2)
+        return np.asarray(self.path_px + local)
+
+    def parameters(self) -> Double:
+        """`[n, 2]`: frames 1 and on, then coefficients."""
+        return np.concatenate([self.path_px[1:], self.coefficients_px.reshape(-1, 2)])
+
+    def with_parameters(self, parameters: Double) -> "Fit":
+        """The same with another motion."""
+        path = np.zeros_like(self.path_px)
+        path[1:] = parameters[: len(path) - 1]
+        local = parameters[len(path) - 1 :].reshape(self.coefficients_px.shape)
+        return replace(self, path_px=path, coefficients_px=local)
+
+    @property
+    def parabola(self) -> Parabola:
+        """The likelihood of all patches about the last motion."""
+        if self.sides is None:
+            raise ValueError("the motion must be fitted before its likelihood is known")
+        one, other = self.sides
+        return Parabola(one.curvature + other.curvature, one.pull + other.pull, one.n_path)
 
 
 def patch_basis(
@@ -103,7 +119,6 @@ def start_fit(
     order: MotionOrder,
     path_px: Double,
     spectra: Spectra | None = None,
-    roughness: Double | None = None,
 ) -> Fit:
     """Begin a fit with a known path of the whole frame and no local motion.
 
@@ -113,20 +128,16 @@ def start_fit(
         order: of the local motion.
         path_px: `[f, 2]`, 0 at the first frame.
         spectra: for the first iteration; None measures them.
-        roughness: prior of the path.
     """
     space, _ = patch_basis(patches, shape, order)
     n_time = max(0, order.n_t - 1) if order.is_local else 0
-    n = len(path_px) - 1 + space.shape[1] * n_time
-    empty = np.zeros((space.shape[1], n_time, 2))
-    return Fit(order, path_px, empty, space, np.zeros((n, n)), spectra, roughness)
+    return Fit(order, path_px, np.zeros((space.shape[1], n_time, 2)), space, spectra)
 
 
 def evaluate(
     patches: PatchSpectra,
     displacement: Double,
     spectra: Spectra,
-    chosen: slice,
     pool: Executor,
     threads: int,
 ) -> Evidence:
@@ -136,32 +147,31 @@ def evaluate(
         patches: of the movie.
         displacement: `[p, f, 2]` of all patches, in pixels.
         spectra: known so far.
-        chosen: patches that take part.
         pool: for threads.
         threads: how many parts to make.
     """
-    first, last, _ = chosen.indices(len(patches.grid))
-    count, n_frames = last - first, patches.n_frames
-    lasting, loglik = np.empty(count), np.empty(count)
+    count, n_frames = len(patches.grid), patches.n_frames
     gradient = np.empty((count, n_frames, 2))
-    powers = np.zeros((2, threads, *spectra.memory.shape))
+    power, near_power = np.zeros((2, count, spectra.weight_by_shell.shape[1]))
+    counts, shell = patches.multiplicity.astype(np.float32), patches.shell.astype(np.int32)
     left = displacement - patches.start
-    bounds = np.linspace(first, last, threads + 1).astype(int)
+    bounds = np.linspace(0, count, threads + 1).astype(int)
     has_near = bool(spectra.memory.any())
 
     def part(i: int) -> None:
         a, b = bounds[i], bounds[i + 1]
-        own = slice(a - first, b - first)
         compare_frames(
             patches.re[a:b], patches.im[a:b], left[a:b], spectra.weight[a:b], spectra.near_weight,
-            spectra.memory, has_near, patches.ends, patches.grid.size,
-            lasting[own], loglik[own], gradient[own], powers[0, i], powers[1, i],
+            spectra.memory, has_near, patches.ends, counts, shell, patches.grid.size,
+            gradient[a:b], power[a:b], near_power[a:b],
         )  # fmt: skip
 
     list(pool.map(part, range(threads)))
-    alone = (patches.own_by_shell[first:last] * spectra.weight_by_shell[first:last]).sum(axis=1)
-    power, near_power = powers.sum(axis=1)
-    return Evidence(loglik, gradient, lasting - alone, power, near_power)
+    loglik = (spectra.weight_by_shell * power).sum(axis=1)
+    if has_near:
+        loglik += near_power @ spectra.near_weight_by_shell
+    alone = patches.own_by_shell
+    return Evidence(loglik, gradient, power - alone, near_power - alone)
 
 
 def add_fading_signal(
@@ -176,118 +186,106 @@ def add_fading_signal(
         pool: for threads.
         threads: how many parts to make.
     """
-    every = slice(None)
     blank = blank_spectra(patches, memory)
-    evidence = evaluate(patches, fit.displacement(), blank, every, pool, threads)
-    spectra = measure_spectra(patches, evidence, blank, every)
+    evidence = evaluate(patches, fit.displacement(), blank, pool, threads)
+    spectra = measure_spectra(patches, evidence, blank)
     if spectra.near_share < _LEAST_NEAR_SHARE:
         return fit
     log.debug("%.0f %% of the likelihood is of fading signal", 100 * spectra.near_share)
-    return fit_motion(patches, replace(fit, spectra=spectra), every, pool, threads)
+    return fit_path(patches, replace(fit, spectra=spectra), pool, threads)
 
 
-def fit_motion(
+def fit_path(
     patches: PatchSpectra,
     fit: Fit,
-    chosen: slice,
     pool: Executor,
     threads: int,
     *,
     max_iterations: int = 12,
     done_px: float = 0.01,
-    holds_path: bool = False,
 ) -> Fit:
-    """Improve a motion by Newton steps with the expected curvature.
+    """Improve the path of the whole frame, of which nothing is expected.
 
     Args:
         patches: of the movie.
         fit: to start from.
-        chosen: patches that take part.
         pool: for threads.
         threads: how many parts to make.
         max_iterations: at most so many passes.
         done_px: a smaller step ends them.
-        holds_path: leave the path of the whole frame as it is.
     """
-    spectra = fit.spectra
     for _ in range(max_iterations):
-        displacement = fit.displacement()
-        if spectra is None or not spectra.coupling.any():
-            spectra = blank_spectra(patches) if spectra is None else spectra
-            evidence = evaluate(patches, displacement, spectra, chosen, pool, threads)
-            spectra = measure_spectra(patches, evidence, spectra, chosen)
-        evidence = evaluate(patches, displacement, spectra, chosen, pool, threads)
-        spectra = measure_spectra(patches, evidence, spectra, chosen)
-        step = _newton_step(replace(fit, spectra=spectra), evidence, chosen, holds_path=holds_path)
-        far = float(np.abs(step.displacement()).max())
-        if far > _LONGEST_STEP_PX:
-            short = _LONGEST_STEP_PX / far
-            step = replace(
-                step, path_px=short * step.path_px, coefficients_px=short * step.coefficients_px
-            )
-        fit = replace(
-            fit,
-            path_px=fit.path_px + step.path_px,
-            coefficients_px=fit.coefficients_px + step.coefficients_px,
-            curvature=step.curvature,
-            spectra=spectra,
-        )
-        fit = _with_spread(fit)
-        moved = step.displacement()
-        if float(np.sqrt((moved**2).sum(axis=2).mean())) < done_px:
+        fit = look(patches, fit, pool, threads)
+        curvature = fit.parabola.curvature
+        ridge = 1e-9 * float(np.trace(curvature)) / len(curvature) + 1e-12
+        solved = np.linalg.solve(curvature + ridge * np.eye(len(curvature)), fit.parabola.pull)
+        before, fit = fit, shortened(fit, solved)
+        if moved_px(before, fit) < done_px:
             break
     return fit
 
 
-def _with_spread(fit: Fit) -> Fit:
-    """Learn how far control points lie from the whole frame, as they do after a step.
-
-    References: MacKay 1992, doi:10.1162/neco.1992.4.3.415 (evidence for a prior's width).
-    """
-    n_local = fit.coefficients_px.shape[0] * fit.coefficients_px.shape[1]
-    if not n_local:
-        return fit
-    variance = np.diag(np.linalg.inv(fit.curvature))[-n_local:]
-    n_free = n_local - float(variance.sum()) / fit.spread_px**2
-    square = float((fit.coefficients_px**2).sum()) / 2.0 + float(variance.sum())
-    spread = float(np.clip(np.sqrt(square / n_local), *_SPREADS_PX))
-    return replace(fit, spread_px=spread, n_free=n_free)
-
-
-def _newton_step(fit: Fit, evidence: Evidence, chosen: slice, *, holds_path: bool) -> Fit:
-    """Solve for the change of all parameters; both axes have the same curvature."""
-    if fit.spectra is None:
-        raise ValueError("spectra must be measured before a step")
-    n_frames = len(fit.path_px)
-    space = fit.space[chosen]
-    # patches that hold more signal than others bend the likelihood more
-    parts = (
-        (fit.spectra.information[chosen], fit.spectra.coupling),
-        (np.ones(len(space)), fit.spectra.near_coupling),
+def look(
+    patches: PatchSpectra,
+    fit: Fit,
+    pool: Executor,
+    threads: int,
+    unsure_px: Double | None = None,
+) -> Fit:
+    """Measure spectra and the likelihood about a motion; `unsure_px` as in `measure_spectra`."""
+    spectra, displacement = fit.spectra, fit.displacement()
+    if spectra is None or not spectra.coupling.any():
+        spectra = blank_spectra(patches) if spectra is None else spectra
+        evidence = evaluate(patches, displacement, spectra, pool, threads)
+        spectra = measure_spectra(patches, evidence, spectra, unsure_px=unsure_px)
+    evidence = evaluate(patches, displacement, spectra, pool, threads)
+    spectra = measure_spectra(patches, evidence, spectra, unsure_px=unsure_px)
+    half, share = patches.grid.n_even, patches.grid.unshared()
+    one, other = (
+        _parabola(fit, spectra, evidence, chosen, share)
+        for chosen in (slice(0, half), slice(half, None))
     )
-    path = sum((share.sum() * coupling[1:, 1:] for share, coupling in parts), np.zeros(()))
-    right = [evidence.gradient.sum(axis=0)[1:]]
-    if fit.roughness is not None:
-        path = path + fit.roughness
-        right[0] = right[0] - fit.roughness @ fit.path_px[1:]
-    matrix = path
-    if fit.order.is_local:
-        time = time_basis(n_frames, fit.order.n_t)
-        n_local = space.shape[1] * time.shape[1]
-        local = np.eye(n_local) / fit.spread_px**2
-        mixed = np.zeros((n_frames - 1, n_local))
-        for share, coupling in parts:
-            mixed += np.kron(share @ space, (coupling @ time)[1:])
-            local += np.kron((space * share[:, None]).T @ space, time.T @ coupling @ time)
-        matrix = np.block([[path, mixed], [mixed.T, local]])
-        pulled = np.einsum("pm,ft,pfc->mtc", space, time, evidence.gradient).reshape(n_local, 2)
-        right.append(pulled - fit.coefficients_px.reshape(n_local, 2) / fit.spread_px**2)
-    if holds_path:
-        matrix, right = matrix[n_frames - 1 :, n_frames - 1 :], [np.zeros((0, 2)), *right[1:]]
-    matrix = matrix + (1e-9 * float(np.trace(matrix)) / len(matrix) + 1e-12) * np.eye(len(matrix))
-    solved = cho_solve(cho_factor(matrix), np.concatenate(right))
-    path_step = np.zeros((n_frames, 2))
-    if not holds_path:
-        path_step[1:], solved = solved[: n_frames - 1], solved[n_frames - 1 :]
-    local_step = solved.reshape(fit.coefficients_px.shape)
-    return replace(fit, path_px=path_step, coefficients_px=local_step, curvature=matrix)
+    return replace(fit, spectra=spectra, sides=(one, other))
+
+
+def shortened(fit: Fit, parameters: Double) -> Fit:
+    """Go to other parameters, but no patch farther than is safe."""
+    there = fit.with_parameters(parameters)
+    far = float(np.abs(there.displacement() - fit.displacement()).max())
+    if far <= _LONGEST_STEP_PX:
+        return there
+    start = fit.parameters()
+    return fit.with_parameters(start + (_LONGEST_STEP_PX / far) * (parameters - start))
+
+
+def moved_px(before: Fit, after: Fit) -> float:
+    """Root mean square distance of two motions."""
+    moved = after.displacement() - before.displacement()
+    return float(np.sqrt((moved**2).sum(axis=2).mean()))
+
+
+def _parabola(
+    fit: Fit, spectra: Spectra, evidence: Evidence, chosen: slice, share: float
+) -> Parabola:
+    """The likelihood of some patches about a motion, with the expected curvature.
+
+    Patches that hold more signal than others bend it more; `share` of what they tell is told
+    once only.
+    """
+    space, time = fit.space[chosen], fit.time()
+    gradient = evidence.gradient[chosen]
+    n_path, n_local = len(fit.path_px) - 1, space.shape[1] * time.shape[1]
+    matrix = np.zeros((n_path + n_local, n_path + n_local))
+    for strength, coupling in (
+        (spectra.information[chosen], spectra.coupling),
+        (np.ones(len(space)), spectra.near_coupling),
+    ):
+        matrix[:n_path, :n_path] += strength.sum() * coupling[1:, 1:]
+        matrix[:n_path, n_path:] += np.kron(strength @ space, (coupling @ time)[1:])
+        matrix[n_path:, n_path:] += np.kron(
+            (space * strength[:, None]).T @ space, time.T @ coupling @ time
+        )
+    matrix[n_path:, :n_path] = matrix[:n_path, n_path:].T
+    local = np.einsum("pm,ft,pfc->mtc", space, time, gradient, optimize=True)
+    slope = np.concatenate([gradient.sum(axis=0)[1:], local.reshape(n_local, 2)])
+    return Parabola(share * matrix, share * (matrix @ fit.parameters() + slope), n_path)

@@ -52,6 +52,14 @@ class PatchGrid:
         """`[p]`, in pixels of the band-limited frame."""
         return np.asarray(self.first_y + self.size / 2 - 0.5)
 
+    def unshared(self) -> float:
+        """Pixels that the patches cover, over the sum of their sizes: overlaps tell nothing new."""
+        width, height = int(self.first_x.max()) + self.size, int(self.first_y.max()) + self.size
+        covered = np.zeros((height, width), bool)
+        for x, y in zip(self.first_x, self.first_y, strict=True):
+            covered[y : y + self.size, x : x + self.size] = True
+        return float(covered.sum()) / (len(self) * self.size**2)
+
 
 def plan_patches(shape: tuple[int, int], wanted: float, path_px: Double) -> PatchGrid:
     """Cover what all frames show with square patches that touch or overlap a little.

@@ -21,6 +21,8 @@ _STRENGTH_SPREAD = 2.0  # of the signal's power from patch to patch: carbon next
 _STRENGTHS = (1e-3, 50.0)
 _LEAST_NOISE = 0.5  # of the median of finer shells
 _EDGE_SHARE = 0.02  # of the signal of a patch: pixels that its edge may have gained or lost
+_SHAPE_SPREAD = 1.0  # of the power of a patch in a shell
+_PATCH_SMOOTHING = np.array([0.5, 1.0, 1.0, 1.0, 0.5])
 _SHELL_SMOOTHING = np.array([0.25, 0.5, 0.25])
 
 
@@ -35,7 +37,7 @@ class Spectra:
         strength: `[p]`, power of the lasting signal in each patch, over its mean.
         weight_by_shell, weight: `[p, shells]`, `[p, r, c]`, of the power of the sum in the
             likelihood; `weight` also says what counts.
-        near_weight: `[r, c]`, of products of frames near in time.
+        near_weight_by_shell, near_weight: `[shells]`, `[r, c]`, of products of frames near in time.
         memory: `[r, c]`, how much of the fading signal is in the next frame.
         coupling: `[f, f]`, expected curvature of the likelihood of a patch of strength 1 by the
             displacements along one axis, a pixel, from the lasting signal; `near_coupling`
@@ -50,6 +52,7 @@ class Spectra:
     strength: Double
     weight_by_shell: Double
     weight: Real
+    near_weight_by_shell: Double
     near_weight: Real
     memory: Real
     coupling: Double
@@ -65,17 +68,15 @@ class Evidence:
     Attributes:
         loglik: `[p]`.
         gradient: `[p, f, 2]`, by displacement in pixels.
-        lasting: `[p]`, what products of different frames make of the likelihood by the sums of all
-            frames.
-        power: `[r, c]`, of the sums of frames, summed over patches.
-        near_power: `[r, c]`, of products of frames near in time, summed over patches.
+        lasting: `[p, shells]`, products of different frames, summed.
+        near: `[p, shells]`, the same of frames near in time, each times what is left of a
+            fading signal.
     """
 
     loglik: Double
     gradient: Double
     lasting: Double
-    power: Double
-    near_power: Double
+    near: Double
 
 
 def blank_spectra(patches: PatchSpectra, memory: Double | None = None) -> Spectra:
@@ -94,11 +95,15 @@ def blank_spectra(patches: PatchSpectra, memory: Double | None = None) -> Spectr
     one = np.ones(n_patches)
     none = np.zeros((n_patches, *shape), np.float32)
     by_shell = np.zeros((n_patches, len(zero)))
-    return Spectra(zero, zero, zero, one, by_shell, none, flat, kept, empty, empty, one)
+    return Spectra(zero, zero, zero, one, by_shell, none, zero, flat, kept, empty, empty, one)
 
 
 def measure_spectra(
-    patches: PatchSpectra, evidence: Evidence, known: Spectra, chosen: slice
+    patches: PatchSpectra,
+    evidence: Evidence,
+    known: Spectra,
+    *,
+    unsure_px: Double | None = None,
 ) -> Spectra:
     """Separate lasting signal, fading signal and noise, shell by shell.
 
@@ -108,30 +113,28 @@ def measure_spectra(
 
     Args:
         patches: of the movie.
-        evidence: of the chosen patches.
+        evidence: of the patches.
         known: spectra that the evidence was weighted with.
-        chosen: patches.
+        unsure_px: `[p]`, standard error of the displacement that frames were turned back by:
+            finer details than that do not tell yet in which direction to go.
     """
     n_frames, shell, memory = patches.n_frames, patches.shell, known.memory
     n_shells = int(shell.max()) + 1
-    own = patches.own[chosen]
-    count = np.bincount(shell.ravel(), minlength=n_shells) * max(1, len(own))
-
-    def by_shell(values: NDArray[np.float64]) -> Double:
-        return np.asarray(np.bincount(shell.ravel(), values.ravel(), n_shells) / count)
-
-    alone = by_shell(own.sum(axis=0))
-    kept = by_shell(memory.astype(np.float64) * max(1, len(own)))
+    counted = np.bincount(shell.ravel(), patches.multiplicity.ravel(), n_shells)
+    own = patches.own_by_shell
+    count = np.maximum(counted * max(1, len(own)), 1e-9)
+    alone = own.sum(axis=0) / count
+    kept = np.bincount(shell.ravel(), memory.ravel(), n_shells) / np.bincount(shell.ravel())
     lag = np.abs(np.arange(n_frames)[:, None] - np.arange(n_frames)[None])
     fading = kept[:, None] ** np.arange(1.0, n_frames)  # [shells, lag - 1]
     pairs = np.maximum(2.0 * np.arange(n_frames - 1, 0, -1), 1e-30)
-    lasting, fades = _smooth(by_shell(evidence.power) - alone), np.zeros(n_shells)
+    lasting, fades = _smooth(evidence.lasting.sum(axis=0) / count), np.zeros(n_shells)
     mixed, both = fading @ pairs, fading**2 @ pairs
     signal = lasting / pairs.sum()
     mean = alone / n_frames
     if memory.any():
         signal, fades = _two_signals(
-            lasting, _smooth(by_shell(evidence.near_power) - alone), pairs.sum(), mixed, both
+            lasting, _smooth(evidence.near.sum(axis=0) / count), pairs.sum(), mixed, both
         )
         # what lasts almost as long as the movie cannot be told from what stays
         slow = kept**n_frames > _SLOW
@@ -140,14 +143,20 @@ def measure_spectra(
     spread = mean * np.sqrt(2.0 / pairs.sum() / count)
     signal = np.where(signal > spread, signal, 0.0)
     fades = np.where(fades > mean * np.sqrt(2.0 / np.maximum(both, 1e-9) / count), fades, 0.0)
-    noise = _noise(mean - signal - fades, signal)
+    noise = _noise(mean - signal - fades)
+    strength = _strengths(known, evidence, (signal, noise, fades), counted, pairs.sum())
+    each, noises = _of_patches(
+        evidence.lasting, own, strength, (signal, noise, fades), counted, n_frames
+    )
+    noise = noise + _EDGE_SHARE * signal
     near = fades / (noise * (noise + fades * (1.0 + kept) / np.maximum(1.0 - kept, 1e-3)))
-    counted = np.bincount(shell.ravel(), patches.multiplicity.ravel(), n_shells).astype(np.float64)
-    strength = _strengths(known, evidence, (signal, noise, fades), counted, pairs.sum(), chosen)
-    each = strength[:, None] * signal
-    weights = each / (noise * (noise + n_frames * each))
-    weight = signal / (noise * (noise + n_frames * signal))
     radians2 = 0.5 * (2.0 * np.pi / patches.grid.size * np.arange(n_shells)) ** 2
+    told = np.ones((len(strength), n_shells))
+    if unsure_px is not None:
+        told = np.exp(-2.0 * radians2 * unsure_px[:, None] ** 2)
+    weights = told * each / (noises * (noises + n_frames * each))
+    weight = signal / (noise * (noise + n_frames * signal))
+    near, weight = near * told.mean(axis=0), weight * told.mean(axis=0)
     bent = 2.0 * counted * radians2
     lasting_link = float(bent @ (weight * signal))
     near_links = bent @ (
@@ -164,6 +173,7 @@ def measure_spectra(
         strength,
         weights,
         weights.astype(np.float32)[:, shell] * patches.multiplicity.astype(np.float32),
+        near,
         (near[shell] * patches.multiplicity).astype(np.float32),
         memory,
         _laplacian(links),
@@ -173,15 +183,53 @@ def measure_spectra(
     )
 
 
-def _noise(rest: Double, signal: Double) -> Double:
-    """Noise of each shell, with what the model does not know of a strong signal.
+def _of_patches(
+    lasting: Double,
+    own: Double,
+    strength: Double,
+    powers: tuple[Double, Double, Double],
+    counted: Double,
+    n_frames: int,
+) -> tuple[Double, Double]:
+    """Power of lasting signal and of noise in each patch and shell.
+
+    Carbon and crystals have spectra of their own. What a patch shows itself is drawn towards
+    the mean of all, times the strength of the patch, as far as noise leaves it open.
+    """
+    signal, noise, fades = powers
+    n_pairs = n_frames * (n_frames - 1)
+    fine = slice(len(noise) // 3, None)
+    level = (own[:, fine].sum(axis=1) - lasting[:, fine].sum(axis=1) / (n_frames - 1)) / n_frames
+    level = level / np.maximum((counted * (noise + fades))[fine].sum(), 1e-30)
+    noises = noise * np.clip(level, 0.3, 3.0)[:, None]
+    expected = strength[:, None] * signal
+    kernel = _PATCH_SMOOTHING
+    room = counted[None] * np.ones((len(own), 1))
+    summed, room = _blur(lasting, kernel), _blur(room, kernel)
+    found = summed / (n_pairs * np.maximum(room, 1e-9))
+    error2 = (
+        2.0 * (noises + fades) ** 2 / n_pairs + 4.0 * expected * noises / n_frames
+    ) / np.maximum(room, 1e-9)
+    prior2 = (_SHAPE_SPREAD * expected) ** 2
+    drawn = (found * prior2 + expected * error2) / np.maximum(prior2 + error2, 1e-30)
+    each = np.where(expected > 0, np.clip(drawn, 0.05 * expected, 20.0 * expected), 0.0)
+    return each, noises + _EDGE_SHARE * each
+
+
+def _blur(lines: Double, kernel: Double) -> Double:
+    half = len(kernel) // 2
+    wide = np.pad(lines, ((0, 0), (half, half)))
+    return np.asarray(sum(k * wide[:, i : i + lines.shape[1]] for i, k in enumerate(kernel)))
+
+
+def _noise(rest: Double) -> Double:
+    """Noise of each shell.
 
     Counting noise is nearly white, so that a slow shell full of signal has no less of it than
     the others; and a patch whose edges cut through strong features is not just moved.
     """
     fine = rest[len(rest) // 3 :]
-    least = _LEAST_NOISE * max(float(np.median(fine)), 1e-30)
-    return np.asarray(np.maximum(rest, least) + _EDGE_SHARE * signal)
+    return np.asarray(np.maximum(rest, _LEAST_NOISE * max(float(np.median(fine)), 1e-30)))
 
 
 def _laplacian(links: Double) -> Double:
@@ -194,23 +242,20 @@ def _strengths(
     powers: tuple[Double, Double, Double],
     counted: Double,
     n_pairs: float,
-    chosen: slice,
 ) -> Double:
     """Estimate how strong the lasting signal is in each patch, 1 on average.
 
     A strength is drawn towards 1 as far as noise leaves it open.
     """
     signal, noise, fades = powers
-    weight = known.weight_by_shell[chosen]
+    weight = known.weight_by_shell
     expected = weight @ (counted * signal) * n_pairs
     spread2 = 2.0 * n_pairs * weight**2 @ (counted * (noise + fades) ** 2)
     error2 = spread2 / np.maximum(expected, 1e-30) ** 2
-    found = evidence.lasting / np.maximum(expected, 1e-30)
+    found = (weight * evidence.lasting).sum(axis=1) / np.maximum(expected, 1e-30)
     drawn = (found * _STRENGTH_SPREAD**2 + error2) / (_STRENGTH_SPREAD**2 + error2)
     drawn = np.where(expected > 0, np.clip(drawn, *_STRENGTHS), 1.0)
-    strength = known.strength.copy()
-    strength[chosen] = drawn / drawn.mean()
-    return strength
+    return np.asarray(drawn / drawn.mean())
 
 
 def _smooth(line: Double) -> Double:

@@ -2,9 +2,9 @@
 
 Each frame is corrected by dark and gain reference; defective pixels, given ones and those that
 the frames show, are replaced by neighbours. The motion of the whole frame and of its parts is
-fitted by maximum likelihood to all frames at once, with weights that follow from the data; how
-finely the motion may vary over the frame is decided by parts that a fit did not see. The
-geometry is that of the first frame used.
+fitted to all frames at once, with weights that follow from the data. How far, how smoothly over
+the frame and how steadily in time places move is learnt from the movie; local motion is kept
+where it foretells parts that a fit did not see. The geometry is that of the first frame used.
 
 The micrograph is weighted by the critical exposure of Grant & Grigorieff, where the exposure
 of a frame is known; `unweighted_image_path` is the plain sum, for the CTF, and
@@ -116,14 +116,13 @@ class Outputs(Ports):
 
 def _config(how: HowToAlign) -> "AlignConfig":
     from verglas.algorithms.motion.align import AlignConfig
-    from verglas.algorithms.motion.order import ORDERS
 
     finest = how.max_control_points if how.use_local_motion else 0
     return AlignConfig(
         max_res_angst=how.max_res_angst,
         max_shift_angst=how.max_shift_angst,
         patch_angst=how.patch_angst,
-        orders=tuple(order for order in ORDERS if order.n_x <= finest),
+        max_points=finest,
         binning=how.binning,
         with_halves=how.write_halves,
     )
@@ -295,7 +294,7 @@ def _gain_note(
 
 @protocol(
     "movies.align",
-    version=2,
+    version=3,
     label="Align movies",
     citations=(
         "Zheng 2017, doi:10.1038/nmeth.4193",
