@@ -41,8 +41,8 @@ _FSC_CEILING = 0.999
 _BAND_RAD = math.radians(6)
 
 
-_IMAGES = "f4[4] f4[2] f4[2] f4[3] f4[3] i8[1] f4[1]"
-_insert = CompiledLoop("_numba_images", "insert_images", f"{_IMAGES} i8 i8 f4[2] f4[1]")
+_IMAGES = "f4[4] f4[2] f4[2] f4[3] f4[3] i8[1] i8"
+_insert = CompiledLoop("_numba_images", "insert_images", f"{_IMAGES} i8 i8 f4[2] i4[1] f4[1]")
 _insert_curved = CompiledLoop(
     "_numba_images", "insert_curved_images", f"{_IMAGES} f4[1] f8 i8 f4[1]"
 )
@@ -168,11 +168,12 @@ def add_images(
         tables.odd,
         tables.even,
         images.group,
-        np.ones(config.radius + 1, np.float32),
+        config.radius,
     )
     if config.ewald == "flat":
-        scratch = np.empty((5, config.radius + 1), np.float32)
-        _insert(*common, _MODES[config.ctf], config.side, scratch, sums.reshape(-1))
+        n = config.radius + 1
+        scratch, place = np.empty((9, n), np.float32), np.empty(n, np.int32)
+        _insert(*common, _MODES[config.ctf], config.side, scratch, place, sums.reshape(-1))
         return
     if config.ctf != "full":
         raise ValueError(f"the Ewald sphere needs images with their CTF: got ctf {config.ctf!r}")
