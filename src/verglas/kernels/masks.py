@@ -8,7 +8,6 @@ import math
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 from torch import Tensor
 
 from verglas.core.checks import check_cubic, check_ndim, check_range
@@ -87,6 +86,8 @@ def auto_mask(
     References:
         Otsu 1979, doi:10.1109/TSMC.1979.4310076 (threshold).
     """
+    from scipy import ndimage
+
     check_ndim("volumes", volumes, 4)
     check_cubic("volumes", volumes, n_axes=3)
     check_range("dilate_angst", dilate_angst, ge=0)
@@ -153,6 +154,8 @@ def _cosine_edge(distance: Tensor, inner: float, width: float) -> Tensor:
 
 
 def _large_components(seed: NDArray[np.bool_], min_fraction: float) -> NDArray[np.bool_]:
+    from scipy import ndimage
+
     labels, _ = ndimage.label(seed, structure=_FULL_CONNECTIVITY)
     sizes = np.bincount(labels.reshape(-1))
     sizes[0] = 0

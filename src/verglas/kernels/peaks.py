@@ -6,7 +6,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 from torch import Tensor
 
 from verglas.core.checks import check_ndim, check_range
@@ -91,6 +90,8 @@ def exclude_neighbours(
     order = np.argsort(-scores, kind="stable")
     if min_distance_px <= 0 or not len(order):
         return order
+    from scipy.spatial import cKDTree
+
     # pairs (better, worse) in rank numbers; the tree counts points at the radius itself
     radius = np.nextafter(min_distance_px, 0)
     pairs = cKDTree(points_px[order]).query_pairs(radius, output_type="ndarray")

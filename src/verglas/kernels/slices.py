@@ -29,6 +29,8 @@ __all__ = [
     "volume_to_half_volume",
 ]
 
+_VOXELS_AT_ONCE = 4_000_000
+
 
 def _gridding_correction(size: int, period: int, n_axes: int, device: torch.device) -> Tensor:
     """Return `[size] * n_axes` of sinc^2, the real-space image of linear interpolation."""
@@ -187,9 +189,7 @@ def extract_slices(
 
         frequencies = frequencies_px.float().contiguous()
         return _triton_poses.extract(half_volume.contiguous(), rotations, frequencies, padding)
-    index, weight, conjugate = _corners(half_volume.shape, rotations, frequencies_px, padding)
-    values = (half_volume.reshape(-1)[index] * weight).sum(0)
-    return torch.where(conjugate, values.conj(), values)
+    return _interpolated(half_volume, _slice_points(rotations, frequencies_px, padding))
 
 
 def insert_slices(
@@ -257,7 +257,8 @@ def insert_slices(
             into=(numerator, denominator),
         )
         return numerator, denominator
-    index, weight, conjugate = _corners(shape, rotations, frequencies_px, padding)
+    points = _slice_points(rotations, frequencies_px, padding)
+    index, weight, conjugate = _corners(shape, points)
     values = torch.where(conjugate, slices.conj(), slices)
     numerator.view(-1).index_add_(0, index.flatten(), (weight * values).flatten())
     denominator.view(-1).index_add_(0, index.flatten(), (weight * weights).flatten())
@@ -296,11 +297,30 @@ def symmetrise_half_volume(half_volume: Tensor, operators: Tensor) -> Tensor:
     """
     if len(operators) == 1:
         return half_volume.clone()
+    if half_volume.device.type != "cpu":
+        return _plain_symmetrise(half_volume, operators)
     from verglas.kernels.symmetrise import symmetrise_channels
 
-    channels = torch.view_as_real(half_volume.cpu().contiguous()).numpy()
+    channels = torch.view_as_real(half_volume.contiguous()).numpy()
     out = symmetrise_channels(channels, operators.cpu().double().numpy())
-    return torch.view_as_complex(torch.from_numpy(out)).to(half_volume.device)
+    return torch.view_as_complex(torch.from_numpy(out))
+
+
+def _plain_symmetrise(half_volume: Tensor, operators: Tensor) -> Tensor:
+    """Sum without numba, on any device: some planes of voxels at a time."""
+    m, _, width = half_volume.shape
+    axis = torch.arange(m, device=half_volume.device, dtype=torch.float32) - m // 2
+    blocks = []
+    for z in axis.split(max(1, _VOXELS_AT_ONCE // (m * width))):
+        mesh = torch.meshgrid(z, axis, axis[m // 2 :], indexing="ij")
+        points = torch.stack(mesh[::-1], -1)
+        inside = points.square().sum(-1) <= (m // 2 - 1) ** 2
+        total = half_volume.new_zeros(inside.shape)
+        for operator in operators.to(points):
+            mates = torch.where(inside[..., None], points @ operator.T, 0.0)
+            total += _interpolated(half_volume, mates)
+        blocks.append(total * inside)
+    return torch.cat(blocks)
 
 
 def check_reach(half_volume: Tensor, frequencies_px: Tensor, padding: int) -> None:
@@ -320,15 +340,21 @@ def check_reach(half_volume: Tensor, frequencies_px: Tensor, padding: int) -> No
         )
 
 
-def _corners(
-    shape: tuple[int, ...] | torch.Size,
-    rotations: Tensor,
-    frequencies_px: Tensor,
-    padding: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return flat index `[8, r, k]`, trilinear weight and conjugation mask of each sample."""
+def _slice_points(rotations: Tensor, frequencies_px: Tensor, padding: int) -> Tensor:
+    """Return `[r, k, 3]`, where slices sample a half volume, in voxels from its origin."""
     frequencies = frequencies_px.to(rotations) * padding
-    points = torch.einsum("kc,rcd->rkd", frequencies, rotations[:, :2])
+    return torch.einsum("kc,rcd->rkd", frequencies, rotations[:, :2])
+
+
+def _interpolated(half_volume: Tensor, points: Tensor) -> Tensor:
+    """Interpolate a half volume at points `[.., 3]`."""
+    index, weight, conjugate = _corners(half_volume.shape, points)
+    values = (half_volume.reshape(-1)[index] * weight).sum(0)
+    return torch.where(conjugate, values.conj(), values)
+
+
+def _corners(shape: tuple[int, ...] | torch.Size, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return flat index `[8, ..]`, trilinear weight and conjugation mask of points `[.., 3]`."""
     conjugate = points[..., 0] < 0
     points = torch.where(conjugate[..., None], -points, points)
     low = points.floor()

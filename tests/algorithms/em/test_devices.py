@@ -6,15 +6,16 @@ import pytest
 import torch
 
 from tests.algorithms.em.model_images import PIXEL_ANGST, draw_views, in_plane, make_setting
-from tests.algorithms.em.refining import blob_particles, image_power, iterate
+from tests.algorithms.em.refining import blob_particles, image_power, iterate, views_of
 from tests.elsewhere import elsewhere
 from tests.tolerance import assert_close_to_peak, assert_exact
 from verglas.algorithms.devices import to_device
 from verglas.algorithms.em.expectation import Level, References, Search, expect
+from verglas.algorithms.em.refine import half_maps, update
 from verglas.algorithms.em.refine_start import initial_state
 from verglas.algorithms.em.refine_state import RefineConfig
 from verglas.algorithms.em.search import shift_grid
-from verglas.algorithms.em.step import KnownPoses
+from verglas.algorithms.em.step import HalfExpectation, KnownPoses
 from verglas.kernels.fourier import rfft3
 from verglas.kernels.fsc import fourier_shell_correlation
 from verglas.kernels.so3 import orientation_grid, random_rotations
@@ -68,6 +69,44 @@ def test_an_iteration_elsewhere_makes_the_same_maps(n_polished, jumped):
         moved = found[half].shifts_angst - found_there[half].shifts_angst
         assert float(moved.abs().max()) < 1e-3
     assert_close_to_peak(there.noise_power, here.noise_power)
+
+
+def whole_iteration(symmetry, device):
+    """Expectation near known poses and maximisation, all on one device."""
+    particles = blob_particles(symmetry, 6, box=BOX, snr=0.5)
+    config = RefineConfig(BOX, PIXEL_ANGST, 0.78 * BOX * PIXEL_ANGST, symmetry)
+    state = initial_state(config, particles.truth, image_power(particles, config))
+    state = to_device(dataclasses.replace(state, n_polished=3, jumped=0.0), device)
+    sums = {}
+    for half in (0, 1):
+        step = HalfExpectation.make(config, state, half)
+        views = views_of(particles, config, state.noise_power.cpu(), state.scale.cpu(), half)
+        known = KnownPoses(particles.rotations[half::2], particles.shifts_angst[half::2])
+        step.add(*(to_device(v, device) for v in (views.prefix(step.search.radius), known)))
+        sums[half] = step.sums
+    new = update(config, state, sums, step_deg=3.0, effective_cells=1.0)
+    return to_device((new, half_maps(config, sums)), "cpu")
+
+
+@pytest.mark.parametrize("symmetry", ["O", "D3", "C1"])
+def test_maximisation_elsewhere_makes_the_same_maps(symmetry):
+    here, halves = whole_iteration(symmetry, "cpu")
+    with elsewhere() as device:
+        there, halves_there = whole_iteration(symmetry, device)
+    assert_close_to_peak(there.half_maps, here.half_maps, 1e-4)
+    assert_close_to_peak(halves_there, halves, 1e-4)
+    assert_close_to_peak(there.noise_power, here.noise_power)
+    assert there.shell == here.shell
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("symmetry", ["O", "D3", "C1"])
+def test_a_gpu_makes_the_same_maps(symmetry):
+    here, _ = whole_iteration(symmetry, "cpu")
+    there, _ = whole_iteration(symmetry, "cuda:0")
+    for half in (0, 1):
+        fsc = _map_fsc(here.half_maps[half], there.half_maps[half])
+        assert float(fsc[1 : here.shell + 1].min()) > 0.999
 
 
 @pytest.mark.parametrize("planar", [False, True])

@@ -40,7 +40,7 @@ def learn(
     extent_angst: float,
     shell: int,
 ) -> Learnt:
-    """Learn noise, envelopes and shifts from the sums of all views.
+    """Learn noise, envelopes and shifts from the sums of all views, on the processor.
 
     Args:
         sums: of both halves.
@@ -49,7 +49,7 @@ def learn(
         shell: last shell with signal.
     """
     residual, count, cross, power, shifts = (
-        torch.stack([torch.as_tensor(getattr(s, name)) for s in sums]).sum(0)
+        torch.stack([torch.as_tensor(getattr(s, name)).cpu() for s in sums]).sum(0)
         for name in (
             "residual_power",
             "residual_count",

@@ -182,7 +182,7 @@ def reconstruct(
     floor = (_WEIGHT_FLOOR * mean + 1e-30).float()[shell]
     weight = denominator
     if inverse_snr is not None:
-        prior = (mean * inverse_snr.double().clamp_max(1e12)).float()[shell]
+        prior = (mean * inverse_snr.to(mean).clamp_max(1e12)).float()[shell]
         weight = weight + prior
     quotient = torch.where(inside, numerator / torch.maximum(weight, floor), 0)
     if planar:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from verglas.algorithms.devices import to_device
 from verglas.algorithms.em.learnt import learn
 from verglas.algorithms.em.mstep import Sums, reconstruct, symmetrise_sums
 from verglas.algorithms.em.non_uniform import regularise_locally
@@ -91,11 +92,13 @@ def update(
         solvent: `[box, box, box]` in [0, 1]: density is kept here only; the FSC does not see it.
 
     Returns:
-        The next state.
+        The next state, on the device of the sums.
     """
     pairs, radius = _raw_halves(config, sums)
     box = map_box(radius)
     mask = map_sphere(box, config)
+    device = pairs[0][0].device
+    mask_there = mask.to(device)
 
     def filtered(inverse_snr: Tensor | None) -> Tensor:
         return torch.stack(
@@ -107,7 +110,7 @@ def update(
             ]
         )
 
-    fsc = half_map_fsc(filtered(None), mask, n_shells=radius + 1)
+    fsc = half_map_fsc(filtered(None), mask_there, n_shells=radius + 1).cpu()
     shell, inverse_snr = _believed(config, fsc, mask)
     if config.regularisation == "non_uniform":
         maps = regularise_locally(filtered, inverse_snr, resolution_px=box / shell)
@@ -115,15 +118,17 @@ def update(
         maps = filtered(inverse_snr)
     learnt = learn(
         list(sums.values()),
-        noise_power=state.noise_power,
-        scale=state.scale,
-        b_factor_angst2=state.b_factor_angst2,
+        noise_power=state.noise_power.cpu(),
+        scale=state.scale.cpu(),
+        b_factor_angst2=state.b_factor_angst2.cpu(),
         extent_angst=config.extent_angst,
         shell=shell,
     )
     improved = shell > state.shell or state.iteration == 0
-    return RefineState(
-        half_maps=maps * (mask if solvent is None else mask * _resized(solvent, box)),
+    if solvent is not None:
+        mask_there = mask_there * _resized(solvent, box).to(device)
+    new = RefineState(
+        half_maps=maps * mask_there,
         noise_power=learnt.noise_power,
         scale=learnt.scale,
         b_factor_angst2=learnt.b_factor_angst2,
@@ -139,6 +144,7 @@ def update(
         jumped=jumped,
         width=state.width,
     )
+    return to_device(new, device)
 
 
 def _resized(mask: Tensor, box: int) -> Tensor:
