@@ -13,7 +13,6 @@ from unittest.mock import patch
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import return_and_correct_aliasing
-from torch.utils._pytree import tree_leaves, tree_map
 
 from verglas.kernels import fused
 
@@ -57,23 +56,30 @@ class Elsewhere(torch.Tensor):
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        for value in tree_leaves((args, kwargs)):
-            here = isinstance(value, torch.Tensor) and not isinstance(value, cls)
-            if here and value.dim() and func not in _CROSSES:
-                raise RuntimeError(f"{func}: tensors on two devices, one {tuple(value.shape)}")
         if kwargs.get("device") is not None:
             kwargs["device"] = torch.device("cpu")
-        out = func(*tree_map(_inner, args), **tree_map(_inner, kwargs))
+        strict = func not in _CROSSES
+        inner = [_inner(value, func, strict) for value in args]
+        out = func(*inner, **{name: _inner(v, func, strict) for name, v in kwargs.items()})
         if func in _LAZY:
             return cls(out.resolve_conj().resolve_neg())
-        return return_and_correct_aliasing(func, args, kwargs, tree_map(_outer, out))
+        return return_and_correct_aliasing(func, args, kwargs, _outer(out))
 
 
-def _inner(value: Any) -> Any:
-    return value.inner if isinstance(value, Elsewhere) else value
+def _inner(value: Any, func: Any, strict: bool) -> Any:
+    """Return what is held elsewhere; refuse what is here."""
+    if isinstance(value, Elsewhere):
+        return value.inner
+    if isinstance(value, list | tuple):
+        return type(value)(_inner(item, func, strict) for item in value)
+    if strict and isinstance(value, torch.Tensor) and value.dim():
+        raise RuntimeError(f"{func}: tensors on two devices, one {tuple(value.shape)}")
+    return value
 
 
 def _outer(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return type(value)(_outer(item) for item in value)
     plain = isinstance(value, torch.Tensor) and not isinstance(value, Elsewhere)
     return Elsewhere(value) if plain else value
 
@@ -95,13 +101,13 @@ class _Mode(TorchFunctionMode):
             made = torch.tensor(args[1], dtype=kwargs.get("dtype", args[0].dtype))
             return _moved(made, args[0].device)
         if func is torch.Tensor.tolist:
-            return func(_inner(args[0]))
+            return func(_inner(args[0], func, False))
         if func is torch.Tensor.to:
             return _to(*args, **kwargs)
         device = kwargs.get("device")
         if device is None or torch.device(device).type == "cpu":
             return func(*args, **kwargs)
-        if any(isinstance(value, Elsewhere) for value in tree_leaves((args, kwargs))):
+        if any(isinstance(value, Elsewhere) for value in args):
             return func(*args, **{**kwargs, "device": None})
         return Elsewhere(func(*args, **{**kwargs, "device": "cpu"}))
 
