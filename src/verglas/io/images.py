@@ -153,10 +153,10 @@ class ImageRows:
         """Read some images by their place in the list: `[n, h, w]`."""
         chosen = np.asarray(indices, dtype=np.int64).reshape(-1)
         shape = self.shape[1:]
-        images = np.empty((len(chosen), *shape), np.float32)
         places: dict[Path, list[int]] = {}
-        for place, index in enumerate(chosen):
-            places.setdefault(self.paths[int(index)], []).append(place)
+        for place, index in enumerate(chosen.tolist()):
+            places.setdefault(self.paths[index], []).append(place)
+        images: NDArray[np.float32] | None = None
         for path, slots in places.items():
             reader = self._reader(path)
             if reader.shape[1:] != shape:
@@ -165,8 +165,13 @@ class ImageRows:
                     f"pixels, expected {shape[1]} x {shape[0]} as in {str(self.paths[0])!r}",
                     "extract or rescale the images to one box first",
                 )
-            images[slots] = reader.read([int(self.slices[chosen[slot]]) for slot in slots])
-        return images
+            found = reader.read([int(self.slices[chosen[slot]]) for slot in slots])
+            if len(slots) == len(chosen):
+                return found  # of one file: nothing to put into order
+            if images is None:
+                images = np.empty((len(chosen), *shape), np.float32)
+            images[slots] = found
+        return np.empty((0, *shape), np.float32) if images is None else images
 
     def read_all(self) -> NDArray[np.float32]:
         """Read every image: `[n, h, w]`."""
