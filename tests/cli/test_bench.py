@@ -14,7 +14,7 @@ def test_a_gpu_is_asked_for_in_vain(cli, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     answer = cli("bench", "em", "--gpu")
     assert answer.code != 0
-    assert "no GPU is visible" in answer.err
+    assert "no GPU that torch can use is visible" in answer.err
 
 
 def test_a_folder_that_is_no_project_is_left_alone(cli, tmp_path):

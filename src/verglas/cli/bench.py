@@ -73,10 +73,13 @@ def run_em(
     Processor time is that of all processes of each job, start-up included.
     """
     from verglas.api.bench_cases import SCALING, select_cases
-    from verglas.engine.slots import visible_gpus
+    from verglas.engine.slots import usable_gpus
 
-    if on_gpu and not visible_gpus():
-        raise UserError("no GPU is visible on this machine", "run without --gpu")
+    if on_gpu and not usable_gpus():
+        raise UserError(
+            "no GPU that torch can use is visible on this machine",
+            "see `verglas doctor`, or run without --gpu",
+        )
     named = [name for name in only or [] if name != SCALING]
     cases = [] if only and not named else select_cases(named)
     if SCALING in (only or []) and not on_gpu:

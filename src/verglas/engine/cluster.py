@@ -25,7 +25,7 @@ from verglas.core.errors import EngineError, UserError
 from verglas.engine import events as ev
 from verglas.engine.executor import Report, Unit, outcome_event
 from verglas.engine.placement import Tls
-from verglas.engine.slots import Slot, available_cores, end_with_driver, visible_gpus
+from verglas.engine.slots import Slot, available_cores, end_with_driver, usable_gpus
 from verglas.engine.worker import read_outcome, run_and_tell
 
 __all__ = ["LocalCluster", "SiteCluster", "serve_worker"]
@@ -103,7 +103,7 @@ class LocalCluster:
         self.n_cores = n_cores or available_cores()
         self.n_workers = n_workers or self.n_cores
         self.threads = max(1, self.n_cores // self.n_workers)
-        numbers = list(visible_gpus() if gpus is None else gpus)
+        numbers = list(usable_gpus() if gpus is None else gpus)
         self.slots = [
             Slot(f"w{i}", numbers[i] if i < len(numbers) else None) for i in range(self.n_workers)
         ]

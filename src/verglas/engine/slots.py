@@ -10,10 +10,11 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Slot", "available_cores", "end_with_driver", "visible_gpus"]
+__all__ = ["Slot", "available_cores", "end_with_driver", "usable_gpus", "visible_gpus"]
 
 _COMMAND = "from verglas.engine.cluster import serve_worker; serve_worker()"
 _THREAD_LIMITS = (
@@ -113,3 +114,17 @@ def visible_gpus() -> list[int]:
         return list(range(len(names)))
     folder = Path("/proc/driver/nvidia/gpus")
     return list(range(len(list(folder.iterdir())))) if folder.is_dir() else []
+
+
+def usable_gpus() -> list[int]:
+    """List the visible GPUs if the torch that is installed can use them."""
+    return visible_gpus() if _torch_has_cuda() else []
+
+
+def _torch_has_cuda() -> bool:
+    """Look for the library that only torch for CUDA, or ROCm, brings; torch is not loaded."""
+    found = find_spec("torch")
+    if found is None or found.origin is None:
+        return False
+    folder = Path(found.origin).parent / "lib"
+    return any(True for name in ("*torch_cuda*", "*torch_hip*") for _ in folder.glob(name))
