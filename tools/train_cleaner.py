@@ -1,26 +1,40 @@
 """Train the network of the micrograph cleaner on simulated micrographs.
 
-    python tools/train_cleaner.py [--specimens 110] [--steps 2200] [--out PATH]
+    python tools/train_cleaner.py --cache DIR [--specimens 260] [--steps 5000] [--out PATH]
 
-Specimens, dose, voltage, defocus, ice, density of particles, contamination and how well the
-diameter is known are drawn at random from a fixed seed; fields of `simulate.training_fields`, of
-other shapes and other dirt, are mixed in; nothing is taken from real micrographs. The last
-specimens are not trained on: with them it is chosen which log-odds are called even, so that
-2 % of the clean cells lie beyond. About 20 minutes on one core.
+Specimens of 60 to 400 Å, dose, voltage, defocus, ice and its unevenness, density of particles,
+contamination, field of view and how well the diameter is known are drawn at random from a fixed
+seed; fields of `simulate.training_fields`, of other shapes and other dirt, are mixed in; nothing
+is taken from real micrographs. Images that are answered badly are shown more often. The last
+specimens are not trained on: on them the clues of `dirt_spread` are weighed, and it is chosen
+which log-odds are called even, so that 2 % of the particles on clean ice lie beyond. The fields
+are kept in the cache, so that the command goes on where it was stopped. On one core about 20
+minutes for the fields and 25 for the training.
 """
 
 import argparse
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save_file
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 
+from verglas.algorithms.picking.consensus import fit_logistic
 from verglas.algorithms.picking.dirt import DEFAULT_DIRT_WEIGHTS
-from verglas.algorithms.picking.dirt_features import N_DIRT_FEATURES, measure_dirt_features
+from verglas.algorithms.picking.dirt_features import (
+    DIRT_LEVEL,
+    N_DIRT_FEATURES,
+    N_DIRT_PIXELS,
+    measure_dirt_features,
+)
 from verglas.algorithms.picking.dirt_network import DirtNetwork
-from verglas.simulate.atoms import radius_angst
+from verglas.algorithms.picking.dirt_spread import gather_clues
+from verglas.simulate._training_dirt import smooth_field
+from verglas.simulate.atoms import Atoms, centred, concatenate, radius_angst, transformed
 from verglas.simulate.contamination import ContaminationConfig, contaminate, draw_contamination
 from verglas.simulate.micrograph import (
     MicrographConfig,
@@ -32,33 +46,100 @@ from verglas.simulate.particles import Optics
 from verglas.simulate.phantom import make_phantom
 from verglas.simulate.training_fields import FieldConfig, draw_training_field
 
-_PIXEL_ANGST = 4.0
 _SHAPE = (544, 608)
-_DIRT_PER_SPECIMEN = 3
-_SPECIMENS_TO_JUDGE = 10
+_DIRT_PER_SPECIMEN = 4
+_FIELDS_PER_SPECIMEN = 2
+_SPECIMENS_TO_JUDGE = 24
 _CLEAN_LOST = 0.02
-_SHARE_OF_MICROGRAPHS = 0.7
-_FIELD = FieldConfig(side_px=272, dirt_fraction=0.6, min_snr=0.04, max_snr=3.0)
-_BATCH, _SIDE = 12, 64
-_MEASURED = N_DIRT_FEATURES - 4  # the last four are the pixels of a cell
-_SEED = 6
+_SHARE_OF_MICROGRAPHS = 0.75
+_FIELD = FieldConfig(
+    side_px=300, dirt_fraction=0.75, min_snr=0.04, max_snr=3.0, covered_fraction=0.6
+)
+_CELLS = 8.0  # a diameter
+_BATCH, _SIDE, _LARGEST = 4, 144, 224  # cells
+_AT_PARTICLES = 4.0  # weight of the cells at the middle of particles, where picks are
+_MEASURED = N_DIRT_FEATURES - N_DIRT_PIXELS
+_SEED = 7
 
-Cells = tuple[Tensor, Tensor]
+Rng = np.random.Generator
 
 
-def draw_micrographs(index: int) -> list[tuple[np.ndarray, np.ndarray, float]]:
-    """Simulate a specimen under several contaminations: images, masks, diameter."""
+@dataclass(frozen=True)
+class Example:
+    """One micrograph as the network sees it.
+
+    Attributes:
+        values: `[N_DIRT_FEATURES, h, w]` half.
+        truth: `[h, w]` uint8, contaminated.
+        is_middle: `[h, w]` bool, at the middle of a particle.
+        summary: `[N_DIRT_SUMMARY]`.
+        is_micrograph: not of the simple fields.
+    """
+
+    values: Tensor
+    truth: Tensor
+    is_middle: Tensor
+    summary: Tensor
+    is_micrograph: bool
+
+
+def draw_specimen(rng: Rng) -> Atoms:
+    """Draw a shell, a complex, a piece of one, or several heaped together."""
+    kind, seed = rng.uniform(), int(rng.integers(1, 1000))
+    if kind < 0.2:
+        return make_phantom("apoferritin", seed)
+    atoms = make_phantom("asymmetric", seed)
+    if kind < 0.55:
+        return atoms
+    if kind < 0.7:  # a domain or two
+        near = np.linalg.norm(atoms.positions_angst, axis=1) < rng.uniform(30, 50)
+        return centred(
+            replace(
+                atoms,
+                **{
+                    name: value[near]
+                    for name, value in vars(atoms).items()
+                    if isinstance(value, np.ndarray) and len(value) == len(near)
+                },
+            )
+        )
+    n, reach = int(rng.integers(2, 9)), rng.uniform(60, 150)
+    ratio = np.array([1.0, rng.uniform(0.4, 1), rng.uniform(0.3, 1)])
+    places = rng.uniform(-1, 1, (n, 3)) * reach * ratio
+    turns = Rotation.random(n, rng=rng).as_matrix()
+    return centred(
+        concatenate([transformed(atoms, *each) for each in zip(turns, places, strict=True)])
+    )
+
+
+def _contamination(rng: Rng) -> ContaminationConfig:
+    amount = 0.0 if rng.uniform() < 0.08 else 1.0
+    return ContaminationConfig(
+        carbon_probability=0.5 * amount,
+        carbon_thickness_angst=float(np.exp(rng.uniform(np.log(50), np.log(700)))),
+        hole_radius_angst=rng.uniform(2500, 14000),
+        crystals=2.5 * amount,
+        crystal_radius_angst=(80.0, 1400.0),
+        aggregates=2.5 * amount,
+        aggregate_radius_angst=(100.0, 900.0),
+        tears=0.5 * amount,
+        tear_radius_angst=(100.0, 900.0),
+    )
+
+
+def draw_micrographs(index: int) -> list[Example]:
+    """Simulate a specimen under several contaminations."""
     rng = np.random.default_rng([_SEED, index])
-    is_complex = rng.uniform() < 0.7
-    seed = int(rng.integers(1, 1000))
-    atoms = make_phantom("asymmetric" if is_complex else "apoferritin", seed)
+    atoms = draw_specimen(rng)
     diameter = 2 * radius_angst(atoms)
-    optics = Optics(_PIXEL_ANGST, float(rng.choice([200.0, 300.0])), 2.7, 0.1)
+    pixel = rng.uniform(3.0, 6.0)
+    optics = Optics(pixel, float(rng.choice([200.0, 300.0])), 2.7, 0.1)
+    room = _SHAPE[0] * _SHAPE[1] * pixel**2 / diameter**2
     config = MicrographConfig(
         1,
         *_SHAPE,
         optics,
-        particles_per_micrograph=int(rng.uniform(0, 130)),
+        particles_per_micrograph=int(min(260, room * rng.uniform(0, 0.55))),
         dose_e_per_angst2=float(np.exp(rng.uniform(np.log(10), np.log(70)))),
         defocus_min_angst=5000,
         defocus_max_angst=30000,
@@ -69,118 +150,197 @@ def draw_micrographs(index: int) -> list[tuple[np.ndarray, np.ndarray, float]]:
     )
     row, particles = draw_micrograph(config, 0, diameter)
     image = render_micrograph(prepare_micrograph_renderer(atoms, config), row, particles)
-    fields = []
+    places = particles.select("coord_x_angst", "coord_y_angst").to_numpy() / pixel
+    examples = []
     for _ in range(_DIRT_PER_SPECIMEN):
-        amount = 0.0 if rng.uniform() < 0.1 else 1.0
         contamination = draw_contamination(
-            ContaminationConfig(
-                carbon_probability=0.5 * amount,
-                carbon_thickness_angst=rng.uniform(60, 300),
-                hole_radius_angst=rng.uniform(4000, 12000),
-                crystals=2.0 * amount,
-                aggregates=2.0 * amount,
-                tears=0.3 * amount,
-            ),
-            shape=_SHAPE,
-            optics=optics,
-            rng=rng,
+            _contamination(rng), shape=_SHAPE, optics=optics, rng=rng
         )
         dirty = contaminate(image, contamination, micrograph=row, optics=optics, rng=rng)
-        fields.append((dirty, contamination.mask, diameter))
-    return fields
+        if rng.uniform() < 0.5:  # ice of uneven thickness
+            wave = smooth_field(rng, max(_SHAPE), rng.uniform(200, 1200))
+            dirty = dirty * np.exp(rng.uniform(0, 0.05) * wave[: _SHAPE[0], : _SHAPE[1]])
+        guessed = diameter * np.exp(rng.uniform(np.log(0.75), np.log(1.4)))
+        mask = contamination.mask > 0
+        examples.append(measure(rng, dirty, mask, guessed / pixel, places, is_micrograph=True))
+    return examples
 
 
-def measure(image: np.ndarray, mask: np.ndarray, diameter_px: float) -> Cells:
-    """Measures of all cells, channels first, and whether each is contaminated."""
+def draw_fields(index: int) -> list[Example]:
+    """Draw simple fields."""
+    rng = np.random.default_rng([_SEED, index, 1])
+    examples = []
+    for _ in range(_FIELDS_PER_SPECIMEN):
+        field = draw_training_field(rng, _FIELD)
+        guessed = _FIELD.diameter_px * np.exp(rng.uniform(np.log(0.8), np.log(1.25)))
+        examples.append(
+            measure(rng, -field.image, field.dirt, guessed, field.centres_px, is_micrograph=False)
+        )
+    return examples
+
+
+def measure(
+    rng: Rng,
+    image: NDArray[np.floating],
+    mask: NDArray[np.bool_],
+    diameter_px: float,
+    places: NDArray[np.float64],
+    *,
+    is_micrograph: bool,
+) -> Example:
+    """Measure a micrograph, and keep a part of it where it is large."""
     cells = measure_dirt_features(
-        torch.from_numpy(image), pixel_size_angst=1.0, diameter_angst=diameter_px
+        torch.from_numpy(np.asarray(image, np.float32)),
+        pixel_size_angst=1.0,
+        diameter_angst=diameter_px,
     )
     height, width = cells.valid.shape
     rows = np.rint(cells.origin_y_px + cells.step_y_px * np.arange(height)).astype(int)
     columns = np.rint(cells.origin_x_px + cells.step_x_px * np.arange(width)).astype(int)
     rows, columns = rows.clip(0, mask.shape[0] - 1), columns.clip(0, mask.shape[1] - 1)
-    truth = torch.from_numpy((mask[np.ix_(rows, columns)] > 0).astype(np.uint8))
-    return cells.values.permute(2, 0, 1).half(), truth
+    truth = torch.from_numpy(mask[np.ix_(rows, columns)].astype(np.uint8))
+    middle = torch.zeros(height, width)
+    at = cells.to_cells(torch.from_numpy(places)).round().long()
+    at = at[((at >= 0) & (at < torch.tensor([width, height]))).all(dim=1)]
+    middle[at[:, 1], at[:, 0]] = 1
+    middle = torch.nn.functional.max_pool2d(middle[None], 3, stride=1, padding=1)[0] > 0
+    y, x = (int(rng.integers(0, max(1, side - _LARGEST + 1))) for side in truth.shape)
+    part = np.s_[y : y + _LARGEST, x : x + _LARGEST]
+    values = cells.values[part].permute(2, 0, 1).half().contiguous()
+    return Example(values, truth[part], middle[part], cells.summary, is_micrograph)
 
 
-def cut(cells: Cells, rng: np.random.Generator) -> Cells:
-    """Cut a square out of a micrograph and turn it at random."""
-    values, truth = cells
-    y, x = (int(rng.integers(0, max(1, side - _SIDE + 1))) for side in truth.shape)
-    values = values[:, y : y + _SIDE, x : x + _SIDE].float()
-    truth = truth[y : y + _SIDE, x : x + _SIDE].float()
+def draw_examples(n_specimens: int, cache: Path) -> list[Example]:
+    """Draw all examples, or read those that are in the cache."""
+    cache.mkdir(parents=True, exist_ok=True)
+    examples = []
+    for index in range(n_specimens):
+        path = cache / f"{index:04d}.pt"
+        if not path.exists():
+            drawn = draw_micrographs(index) + draw_fields(index)
+            torch.save([vars(each) for each in drawn], path)
+        examples += [Example(**parts) for parts in torch.load(path)]
+    return examples
+
+
+def cut(example: Example, rng: Rng) -> tuple[Tensor, Tensor, Tensor]:
+    """Cut a square out of a micrograph and turn it at random; values, truth and weights."""
+    shape = example.truth.shape
+    y, x = (int(rng.integers(0, max(1, side - _SIDE + 1))) for side in shape)
+    part = np.s_[..., y : y + _SIDE, x : x + _SIDE]
     quarters, is_mirrored = int(rng.integers(4)), rng.uniform() < 0.5
+    missing = (0, max(0, _SIDE - shape[1]), 0, max(0, _SIDE - shape[0]))
 
     def turn(image: Tensor) -> Tensor:
         image = torch.rot90(image, quarters, (-2, -1))
         return image.flip(-1) if is_mirrored else image
 
+    def piece(image: Tensor) -> Tensor:
+        return turn(torch.nn.functional.pad(image[part].float(), missing))
+
+    values = piece(example.values)
     # the pixels of a cell turn among themselves, too
-    pixels = turn(values[_MEASURED:]).reshape(2, 2, *truth.shape)
+    pixels = values[_MEASURED:].reshape(2, 2, _SIDE, _SIDE)
     pixels = turn(pixels.permute(2, 3, 0, 1)).permute(2, 3, 0, 1)
-    return torch.cat([turn(values[:_MEASURED]), pixels.flatten(0, 1)]), turn(truth)
+    values = torch.cat([values[:_MEASURED], pixels.flatten(0, 1)])
+    weight = piece(torch.ones_like(example.truth)) * (
+        1 + (_AT_PARTICLES - 1) * piece(example.is_middle)
+    )
+    return values, piece(example.truth), weight
 
 
-def train(fields: list[Cells], others: list[Cells], steps: int) -> DirtNetwork:
-    """Fit the network; a missed contamination costs half as much again as a lost place."""
+def _standardise(network: DirtNetwork, examples: list[Example]) -> None:
+    sample = torch.cat([each.values.flatten(1)[:, ::97].float() for each in examples], dim=1)
+    network.centre.copy_(sample.mean(1))
+    network.width.copy_(sample.std(1).clamp(min=1e-3))
+    summaries = torch.stack([each.summary for each in examples])
+    network.summary_centre.copy_(summaries.mean(0))
+    network.summary_width.copy_(2 * summaries.std(0).clamp(min=1e-3))
+
+
+def _losses(network: DirtNetwork, examples: list[Example], rng: Rng) -> Tensor:
+    """Weighted cross entropy of a piece of each example."""
+    parts = zip(*(cut(each, rng) for each in examples), strict=True)
+    values, truth, weight = (torch.stack(each) for each in parts)
+    summary = torch.stack([each.summary for each in examples])
+    # a little noise keeps the answer from leaning on any one measure, or on the whole
+    noise = 0.05 * network.width[:_MEASURED, None, None]
+    values[:, :_MEASURED] += noise * torch.randn_like(values[:, :_MEASURED])
+    hidden = torch.rand(len(examples), 1) < 0.1
+    summary = torch.where(hidden, network.summary_centre, summary)
+    summary = summary + 0.1 * network.summary_width * torch.randn_like(summary)
+    with torch.autocast("cpu", torch.bfloat16):
+        logit = network(values.to(memory_format=torch.channels_last), summary)
+    each = torch.nn.functional.binary_cross_entropy_with_logits(
+        logit.float(), truth, reduction="none"
+    )
+    return (each * weight).sum((1, 2)) / weight.sum((1, 2))
+
+
+def train(examples: list[Example], steps: int) -> DirtNetwork:
+    """Fit the network; what is answered badly comes up to five times as often."""
     torch.manual_seed(_SEED)
     rng = np.random.default_rng(_SEED)
     network = DirtNetwork()
-    sample = torch.cat([values.flatten(1)[:, ::37].float() for values, _ in fields], dim=1)
-    network.centre.copy_(sample.mean(1))
-    network.width.copy_(sample.std(1).clamp(min=1e-3))
-    optimiser = torch.optim.AdamW(network.parameters(), weight_decay=1e-3)
+    _standardise(network, examples)
+    trained = network.to(memory_format=torch.channels_last)
+    optimiser = torch.optim.AdamW(trained.parameters(), weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, 4e-3, total_steps=steps, pct_start=0.15
+        optimiser, 3e-3, total_steps=steps, pct_start=0.1
     )
-    noise = 0.05 * network.width[:_MEASURED, None, None]
+    share = np.array([_SHARE_OF_MICROGRAPHS if e.is_micrograph else 0.0 for e in examples])
+    simple = share == 0
+    share[~simple] /= max(1, (~simple).sum())
+    share[simple] = (1 - _SHARE_OF_MICROGRAPHS) / max(1, simple.sum())
+    hardness = np.ones(len(examples))
     for _ in range(steps):
-        batch = []
-        for _ in range(_BATCH):
-            chosen = fields if rng.uniform() < _SHARE_OF_MICROGRAPHS else others
-            batch.append(cut(chosen[int(rng.integers(len(chosen)))], rng))
-        values, truth = (torch.stack(parts) for parts in zip(*batch, strict=True))
-        # a little noise on the measures keeps the answer from leaning on any one of them
-        values[:, :_MEASURED] += noise * torch.randn_like(values[:, :_MEASURED])
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(
-            network(values), truth, pos_weight=torch.tensor(1.5)
-        )
+        chance = share * hardness
+        chosen = rng.choice(len(examples), _BATCH, p=chance / chance.sum())
+        losses = _losses(trained, [examples[i] for i in chosen], rng)
         optimiser.zero_grad()
-        torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        torch.autograd.backward(losses.mean())
+        torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
         optimiser.step()
         schedule.step()
+        of_batch = losses.detach().numpy()
+        usual = max(float(of_batch.mean()), 1e-3)
+        hardness[chosen] = 0.5 * hardness[chosen] + 0.5 * np.clip(of_batch / usual, 0.5, 2.5)
     return network.eval()
 
 
 @torch.inference_mode()
-def even_logit(network: DirtNetwork, fields: list[Cells]) -> float:
-    """Log-odds that the wanted share of clean cells reaches."""
-    clean = [network(values[None].float())[0][truth == 0] for values, truth in fields]
-    return float(np.quantile(torch.cat(clean).numpy(), 1 - _CLEAN_LOST))
+def fit_judge(network: DirtNetwork, examples: list[Example]) -> None:
+    """Learn how to weigh the clues at the middle of particles, and which log-odds are even."""
+    clues, truth = [], []
+    for each in examples:
+        if not each.is_middle.any():
+            continue
+        logit = network(each.values[None].float(), each.summary[None])[0]
+        level = torch.sinh(each.values[DIRT_LEVEL].float())
+        found = gather_clues(logit, level, cells_per_diameter=_CELLS)
+        clues.append(found[:, each.is_middle].T)
+        truth.append(each.truth[each.is_middle] > 0)
+    known, is_dirty = torch.cat(clues).double(), torch.cat(truth)
+    centre, width = known.mean(0), known.std(0).clamp(min=1e-3)
+    inputs = torch.cat([torch.ones(len(known), 1), (known - centre) / width], dim=1).numpy()
+    beta = fit_logistic(inputs, is_dirty.double().numpy(), np.ones(len(inputs)))
+    network.clue_weight.copy_(torch.from_numpy(beta[1:]) / width)
+    odds = known @ network.clue_weight.double()
+    even = float(np.quantile(odds[~is_dirty].numpy(), 1 - _CLEAN_LOST))
+    network.clue_bias.fill_(-even)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--specimens", type=int, default=110)
-    parser.add_argument("--steps", type=int, default=2200)
+    parser.add_argument("--specimens", type=int, default=260)
+    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=DEFAULT_DIRT_WEIGHTS)
     given = parser.parse_args()
-    rng = np.random.default_rng(8)
-    fields = []
-    for index in range(given.specimens):
-        for image, mask, diameter in draw_micrographs(index):
-            # a diameter that is not well known is what users have
-            guessed = diameter * np.exp(rng.uniform(np.log(0.75), np.log(1.5)))
-            fields.append(measure(image, mask, guessed / _PIXEL_ANGST))
-    others = []
-    for _ in range(2 * given.specimens):
-        field = draw_training_field(rng, _FIELD)
-        guessed = _FIELD.diameter_px * np.exp(rng.uniform(np.log(0.85), np.log(1.2)))
-        others.append(measure(-field.image, field.dirt, guessed))
-    n_judged = _SPECIMENS_TO_JUDGE * _DIRT_PER_SPECIMEN
-    network = train(fields[:-n_judged], others, given.steps)
-    network.offset.fill_(even_logit(network, fields[-n_judged:]))
+    examples = draw_examples(given.specimens, given.cache)
+    n_judged = _SPECIMENS_TO_JUDGE * (_DIRT_PER_SPECIMEN + _FIELDS_PER_SPECIMEN)
+    network = train(examples[:-n_judged], given.steps)
+    fit_judge(network, [each for each in examples[-n_judged:] if each.is_micrograph])
     parts = network.state_dict()
     save_file({name: part.half().contiguous() for name, part in parts.items()}, given.out)
 

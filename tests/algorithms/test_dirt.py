@@ -10,8 +10,13 @@ from verglas.algorithms.picking.dirt import (
     load_dirt_network,
     place_dirt,
 )
-from verglas.algorithms.picking.dirt_features import N_DIRT_FEATURES, measure_dirt_features
+from verglas.algorithms.picking.dirt_features import (
+    N_DIRT_FEATURES,
+    N_DIRT_SUMMARY,
+    measure_dirt_features,
+)
 from verglas.algorithms.picking.dirt_network import DirtNetwork
+from verglas.algorithms.picking.dirt_spread import N_DIRT_CLUES, gather_clues, spread
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (33, 50), (61, 29)])
@@ -19,9 +24,14 @@ def test_every_cell_gets_an_answer(shape):
     torch.manual_seed(0)
     network = DirtNetwork()
     measures = torch.randn(2, N_DIRT_FEATURES, *shape)
-    logit = network(measures)
+    summary = torch.randn(2, N_DIRT_SUMMARY)
+    logit = network(measures, summary)
     assert logit.shape == (2, *shape)
-    torch.testing.assert_close(network(measures[1:])[0], logit[1], atol=1e-5, rtol=1e-5)
+    alone = network(measures[1:], summary[1:])[0]
+    torch.testing.assert_close(alone, logit[1], atol=1e-5, rtol=1e-5)
+    clues = gather_clues(logit[0], measures[0, 0], cells_per_diameter=8.0)
+    assert clues.shape == (N_DIRT_CLUES, *shape)
+    assert network.judge(clues).shape == shape
 
 
 def test_measures_do_not_depend_on_grey_scale_and_size():
@@ -33,6 +43,7 @@ def test_measures_do_not_depend_on_grey_scale_and_size():
     assert plain.values.shape[-1] == N_DIRT_FEATURES
     assert plain.valid.shape == plain.values.shape[:2]
     torch.testing.assert_close(plain.values, other.values, atol=2e-2, rtol=1e-2)
+    torch.testing.assert_close(plain.summary, other.summary, atol=2e-2, rtol=1e-2)
 
 
 def test_a_rough_dark_patch_is_dirt_and_plain_ice_is_not():
@@ -50,6 +61,32 @@ def test_a_rough_dark_patch_is_dirt_and_plain_ice_is_not():
     assert (value[2:] < 0.5).all()
 
 
+def test_what_is_known_at_a_rim_fills_what_it_encloses():
+    """A darker square of 30 cells of which only the outer six are known, noise 0.02."""
+    rng = np.random.default_rng(2)
+    inside = np.zeros((100, 120), bool)
+    inside[20:50, 30:60] = True
+    level = np.where(inside, -2.0, 0.0) + 0.02 * rng.standard_normal(inside.shape)
+    known = inside.copy()
+    known[26:44, 36:54] = False
+    logit = np.where(known, 6.0, np.where(inside, -0.4, -6.0))
+    found = spread(
+        torch.from_numpy(logit).float(), torch.from_numpy(level).float(), contrast=0.5
+    ).numpy()
+    assert found[26:44, 36:54].min() > 0.5 > torch.sigmoid(torch.tensor(-0.4))
+    assert (found[~inside] < 0.1).all()
+
+
+def test_places_at_the_border_are_in_and_those_beyond_are_out():
+    rng = np.random.default_rng(4)
+    image = torch.from_numpy(rng.standard_normal((300, 341)).astype(np.float32))
+    dirt = find_dirt(image, pixel_size_angst=2.0, diameter_angst=130.0)
+    places = torch.tensor([[340.0, 299.0], [0.0, 0.0], [340.0, 150.0], [360.0, 5.0], [5.0, -9.0]])
+    value = place_dirt(dirt, places)
+    assert (value[:3] < 1.0).all()
+    assert (value[3:] == 1.0).all()
+
+
 def test_weights_are_small():
-    assert DEFAULT_DIRT_WEIGHTS.stat().st_size < 300_000
-    assert sum(p.numel() for p in load_dirt_network().parameters()) < 150_000
+    assert DEFAULT_DIRT_WEIGHTS.stat().st_size < 5_000_000
+    assert sum(p.numel() for p in load_dirt_network().parameters()) < 2_000_000

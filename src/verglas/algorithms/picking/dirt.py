@@ -12,13 +12,17 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from verglas.algorithms.picking.dirt_features import DirtFeatures, measure_dirt_features
+from verglas.algorithms.picking.dirt_features import (
+    DIRT_LEVEL,
+    DirtFeatures,
+    measure_dirt_features,
+)
 from verglas.algorithms.picking.dirt_network import DirtNetwork
+from verglas.algorithms.picking.dirt_spread import gather_clues
 
 __all__ = ["DEFAULT_DIRT_WEIGHTS", "DirtMap", "find_dirt", "load_dirt_network", "place_dirt"]
 
 DEFAULT_DIRT_WEIGHTS = Path(__file__).parent / "weights" / "cleaner.safetensors"
-_DISC = 0.25  # of the diameter: over which a place is judged
 
 
 @dataclass(frozen=True)
@@ -67,11 +71,18 @@ def find_dirt(
         image, pixel_size_angst=pixel_size_angst, diameter_angst=diameter_angst
     )
     used = (network or load_dirt_network()).to(image.device)
-    return DirtMap(torch.sigmoid(used(cells.values.permute(2, 0, 1)[None])[0]), cells)
+    measures = cells.values.permute(2, 0, 1)
+    logit = used(measures[None], cells.summary[None])[0]
+    clues = gather_clues(
+        logit,
+        torch.sinh(measures[DIRT_LEVEL]),
+        cells_per_diameter=cells.cells_per_diameter,
+    )
+    return DirtMap(torch.sigmoid(used.judge(clues)), cells)
 
 
 def place_dirt(dirt: DirtMap, position_px: Tensor) -> Tensor:
-    """Mean probability of contamination over the middle of each particle, `[n]`.
+    """Probability of contamination at the middle of each particle, `[n]`.
 
     Blank margins count as contaminated, and so does what lies outside of the image.
 
@@ -79,18 +90,17 @@ def place_dirt(dirt: DirtMap, position_px: Tensor) -> Tensor:
         dirt: of the micrograph.
         position_px: `[n, 2]` (x, y), pixels of the micrograph.
     """
-    radius = max(1.0, _DISC * dirt.cells.cells_per_diameter)
-    side = int(radius) + 1
-    axis = torch.arange(-side, side + 1, dtype=torch.float32)
-    y, x = torch.meshgrid(axis, axis, indexing="ij")
-    inside = torch.hypot(x, y) <= radius
-    offsets = torch.stack([x[inside], y[inside]], dim=-1)
-    probability = torch.where(dirt.cells.valid, dirt.probability, torch.ones_like(dirt.probability))
-    height, width = probability.shape
-    place = dirt.cells.to_cells(position_px.double()).float()[:, None].cpu() + offsets
-    nearest = place.round().long()
-    columns, rows = nearest[..., 0].clamp(0, width - 1), nearest[..., 1].clamp(0, height - 1)
-    mean = probability.cpu()[rows, columns].mean(dim=1)
-    centre = place.mean(dim=1)
-    outside = ((centre < -0.5) | (centre > torch.tensor([width, height]) - 0.5)).any(dim=1)
-    return torch.where(outside, torch.ones_like(mean), mean)
+    height, width = dirt.probability.shape
+    place = dirt.cells.to_cells(position_px.double()).to(dirt.probability)
+    last = torch.tensor([width - 1, height - 1]).to(place)
+    value = torch.nn.functional.grid_sample(
+        dirt.probability[None, None],
+        (2 * place / last.clamp(min=1) - 1)[None, None],
+        padding_mode="border",
+        align_corners=True,
+    )[0, 0, 0]
+    columns, rows = (place[:, i].round().long().clamp(0, int(last[i])) for i in range(2))
+    is_blank = ~dirt.cells.valid[rows, columns]
+    # the last cell reaches almost a whole one beyond its first pixel
+    is_blank |= ((place < -0.5) | (place > last + 1)).any(dim=1)
+    return torch.where(is_blank, torch.ones_like(value), value).cpu()

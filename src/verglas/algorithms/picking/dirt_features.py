@@ -2,7 +2,8 @@
 
 Carbon, crystals, aggregates and tears differ from ice in grey level and in how strongly the image
 varies at each scale. The measures are relative to the ice of the same micrograph and to the
-diameter of the particle, so that neither contrast nor pixel size matters.
+diameter of the particle, so that neither contrast nor pixel size matters. What is ice is not
+known beforehand: a summary of the whole micrograph says how its measures are distributed.
 """
 
 import itertools
@@ -13,7 +14,15 @@ from torch import Tensor
 
 from verglas.algorithms.picking._score_map import Correlator, gaussian_kernel, prepare_image
 
-__all__ = ["DIRT_PIXELS_PER_DIAMETER", "N_DIRT_FEATURES", "DirtFeatures", "measure_dirt_features"]
+__all__ = [
+    "DIRT_LEVEL",
+    "DIRT_PIXELS_PER_DIAMETER",
+    "N_DIRT_FEATURES",
+    "N_DIRT_PIXELS",
+    "N_DIRT_SUMMARY",
+    "DirtFeatures",
+    "measure_dirt_features",
+]
 
 DIRT_PIXELS_PER_DIAMETER = 16
 _STRIDE_PX = 2
@@ -21,8 +30,14 @@ _BANDS = (0.045, 0.09, 0.18, 0.35, 0.7)  # of the diameter: Gaussians whose diff
 _POOLS = (0.3, 0.8)  # of the diameter: neighbourhoods over which strengths are averaged
 _LEVELS = (0.35, 1.0)
 _REFERENCE_QUANTILE = 0.35  # contamination is the rougher part, ice the smoother
+_QUANTILES = (0.05, 0.5, 0.95)  # of the summary
 _CLIP = 8.0
-N_DIRT_FEATURES = len(_BANDS) * len(_POOLS) + len(_LEVELS) + 3 + _STRIDE_PX**2
+N_DIRT_PIXELS = _STRIDE_PX**2
+"""The last measures: the pixels of a cell themselves."""
+N_DIRT_FEATURES = len(_BANDS) * len(_POOLS) + len(_LEVELS) + 4 + N_DIRT_PIXELS
+DIRT_LEVEL = len(_BANDS) * len(_POOLS)
+"""Which measure is the grey level, in deviations of the particles' band; as its asinh."""
+N_DIRT_SUMMARY = len(_QUANTILES) * (len(_BANDS) + 2) + len(_BANDS) - 1
 
 
 @dataclass(frozen=True)
@@ -31,6 +46,7 @@ class DirtFeatures:
 
     Attributes:
         values: `[h, w, N_DIRT_FEATURES]`.
+        summary: `[N_DIRT_SUMMARY]`, of the whole micrograph.
         valid: `[h, w]` bool, False in blank margins.
         step_x_px, step_y_px: pixels of the micrograph per cell.
         origin_x_px, origin_y_px: of the first cell, in pixels of the micrograph.
@@ -38,6 +54,7 @@ class DirtFeatures:
     """
 
     values: Tensor
+    summary: Tensor
     valid: Tensor
     step_x_px: float
     step_y_px: float
@@ -89,11 +106,39 @@ def _without_plane(image: Tensor, valid: Tensor) -> Tensor:
     return image - (plane[0] + plane[1] * x + plane[2] * y)
 
 
+def _quantile(values: Tensor, valid: Tensor, share: float) -> Tensor:
+    inside = values[valid > 0]
+    return torch.quantile(inside[:: max(1, len(inside) // 50_000)], share)
+
+
 def _relative(values: Tensor, valid: Tensor) -> Tensor:
     """Subtract what is usual for the ice of the micrograph."""
-    inside = values[valid > 0]
-    usual = torch.quantile(inside[:: max(1, len(inside) // 50_000)], _REFERENCE_QUANTILE)
-    return values - usual
+    return values - _quantile(values, valid, _REFERENCE_QUANTILE)
+
+
+def _levels(
+    image: Tensor, level: Tensor, valid: Tensor, blur: _Blur, scale: Tensor
+) -> list[Tensor]:
+    """Grey levels against the middle one, with and without the plane that was taken out.
+
+    The inverse hyperbolic sine leaves weak differences as they are and tells strong ones apart.
+    """
+    means = [blur(level, size) / scale for size in _LEVELS] + [blur(image, _LEVELS[0]) / scale]
+    return [torch.asinh(mean - mean[valid > 0].median()) for mean in means]
+
+
+def _summary(logs: list[Tensor], wide: list[Tensor], valid: Tensor) -> Tensor:
+    """Say how the measures of wide neighbourhoods are distributed over a micrograph.
+
+    Args:
+        logs: logarithms of the bands' strengths.
+        wide: other measures.
+        valid: pixels that count.
+    """
+    usual = [_quantile(one, valid, _REFERENCE_QUANTILE) for one in logs]
+    parts = [one - reference for one, reference in zip(logs, usual, strict=True)] + wide
+    spread = [_quantile(one, valid, share) for one in parts for share in _QUANTILES]
+    return torch.stack(spread + [one - usual[0] for one in usual[1:]]).clamp(-_CLIP, _CLIP)
 
 
 def measure_dirt_features(
@@ -120,16 +165,14 @@ def measure_dirt_features(
     blur = _Blur(valid, small.diameter_px)
     smooth = [blur(level, size) for size in _BANDS]
     bands = [level - smooth[0], *(a - b for a, b in itertools.pairwise(smooth))]
-    features = []
-    for band in bands:
-        for pool in _POOLS:
-            strength = 0.5 * blur(band.square(), pool).clamp(min=1e-8).log()
-            features.append(_relative(strength, valid))
-    inside = bands[2][valid > 0]
-    scale = (1.4826 * inside.abs().median()).clamp(min=1e-6)
-    for size in _LEVELS:
-        mean = blur(level, size) / scale
-        features.append(mean - mean[valid > 0].median())
+    logs = {
+        pool: [0.5 * blur(band.square(), pool).clamp(min=1e-8).log() for band in bands]
+        for pool in _POOLS
+    }
+    features = [_relative(logs[pool][i], valid) for i in range(len(bands)) for pool in _POOLS]
+    scale = (1.4826 * bands[2][valid > 0].abs().median()).clamp(min=1e-6)
+    levels = _levels(small.values, level, valid, blur, scale)
+    features += levels
     for band in bands[2:4]:
         square = blur(band.square(), _POOLS[1]).clamp(min=1e-8)
         features.append(blur(band**3, _POOLS[1]) / square**1.5)
@@ -145,6 +188,7 @@ def measure_dirt_features(
     origin = small.to_micrograph(torch.zeros(1, 2, dtype=torch.float64))[0]
     return DirtFeatures(
         values=stacked.clamp(-_CLIP, _CLIP),
+        summary=_summary(logs[_POOLS[1]], [levels[1], features[-1]], valid),
         valid=small.valid[::_STRIDE_PX, ::_STRIDE_PX] > 0,
         step_x_px=small.step_x_px * _STRIDE_PX,
         step_y_px=small.step_y_px * _STRIDE_PX,
