@@ -218,7 +218,8 @@ def fit_path(
         fit = look(patches, fit, pool, threads)
         curvature = fit.parabola.curvature
         ridge = 1e-9 * float(np.trace(curvature)) / len(curvature) + 1e-12
-        solved = np.linalg.solve(curvature + ridge * np.eye(len(curvature)), fit.parabola.pull)
+        matrix = curvature + ridge * np.eye(len(curvature))
+        solved = np.asarray(np.linalg.solve(matrix, fit.parabola.pull))
         before, fit = fit, shortened(fit, solved)
         if moved_px(before, fit) < done_px:
             break

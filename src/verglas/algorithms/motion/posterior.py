@@ -166,8 +166,8 @@ def _evidence(
     if with_local:
         space = np.kron(factors.along_y, factors.along_x)
         n_space, n_time = len(space), len(factors.time)
-        local = by_prior[n:, n:].reshape(n_space, n_time, n_space, n_time)
-        local = local.transpose(0, 2, 1, 3).reshape(n_space**2, n_time**2)
+        blocks = by_prior[n:, n:].reshape(n_space, n_time, n_space, n_time)
+        local = blocks.transpose(0, 2, 1, 3).reshape(n_space**2, n_time**2)
         by_time, by_space = space.ravel() @ local, local @ factors.time.ravel()
         for i in range(N_LOCAL):
             slope[i] += by_time @ changes[i].time.ravel()

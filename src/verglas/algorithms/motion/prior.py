@@ -43,7 +43,7 @@ _SIGMA, _LENGTH, _ALIKE, _HALVES, _PATH_SIGMA, _PATH_ALIKE, _PATH_HALVES, _JITTE
 
 def start_values() -> Double:
     """Logarithms of the numbers before anything is known."""
-    return np.log(np.array(_MEDIANS))
+    return np.asarray(np.log(np.array(_MEDIANS)))
 
 
 def value_penalty(values: Double) -> tuple[float, Double]:
@@ -103,16 +103,16 @@ class PriorModel:
         pixel_angst: float,
     ) -> Self:
         """Make the model for a movie."""
-        exposure = np.arange(n_frames) * frame_dose_e_per_angst2
+        exposure = np.arange(n_frames, dtype=np.float64) * frame_dose_e_per_angst2
         model = cls(exposure, extent_angst, pixel_angst, MotionOrder(), np.zeros((0, n_frames - 1)))
         return model.with_order(order)
 
     def with_order(self, order: MotionOrder) -> Self:
         """The same for another order of the local motion."""
         n_frames = len(self.exposure_e_per_angst2)
-        inverse = np.zeros((0, n_frames - 1))
+        inverse: Double = np.zeros((0, n_frames - 1))
         if order.is_local:
-            inverse = np.linalg.pinv(time_basis(n_frames, order.n_t)[1:])
+            inverse = np.asarray(np.linalg.pinv(time_basis(n_frames, order.n_t)[1:]))
         return replace(self, order=order, time_inverse=inverse)
 
     def factors(self, values: Double) -> Factors:
@@ -125,12 +125,17 @@ class PriorModel:
         return Factors(path, *self._space(number), self._time(number))
 
     def changes(self, values: Double, factors: Factors) -> list[Factors]:
-        """Derivative of each covariance by each number; a factor that does not change is 0."""
+        """Derivative of the covariances by each number.
+
+        Args:
+            values: logarithms of the numbers.
+            factors: that follow from them.
+        """
         number = np.exp(values)
-        made = [replace(_nothing(factors)) for _ in range(N_VALUES)]
+        made = [_nothing(factors)] * N_VALUES
 
         def stepped(i: int) -> Double:
-            return number * np.exp(_STEP * (np.arange(N_VALUES) == i))
+            return np.asarray(number * np.exp(_STEP * (np.arange(N_VALUES) == i)))
 
         jitter = self._jitter(number)
         made[_PATH_SIGMA] = replace(made[_PATH_SIGMA], path=2.0 * (factors.path - jitter))
@@ -156,7 +161,8 @@ class PriorModel:
 
     def _path(self, number: Double) -> Double:
         smooth = self._course(number[_PATH_ALIKE], number[_PATH_HALVES])
-        return (number[_PATH_SIGMA] / self.pixel_angst) ** 2 * smooth + self._jitter(number)
+        scale = (number[_PATH_SIGMA] / self.pixel_angst) ** 2
+        return np.asarray(scale * smooth + self._jitter(number))
 
     def _time(self, number: Double) -> Double:
         course = self._course(number[_ALIKE], number[_HALVES])
@@ -200,7 +206,7 @@ def _places(n_points: int) -> tuple[Double, Double]:
     inner = np.linspace(0.0, 1.0, n_points - degree + 1)
     knots = np.concatenate([np.zeros(degree), inner, np.ones(degree)])
     places = np.array([knots[i + 1 : i + 1 + degree].mean() for i in range(n_points)])
-    inverse = np.linalg.inv(spline_basis(places, n_points))
+    inverse: Double = np.asarray(np.linalg.inv(spline_basis(places, n_points)))
     places.flags.writeable = inverse.flags.writeable = False
     return places, inverse
 

@@ -120,7 +120,9 @@ def measure_spectra(
     """
     n_frames, shell, memory = patches.n_frames, patches.shell, known.memory
     n_shells = int(shell.max()) + 1
-    counted = np.bincount(shell.ravel(), patches.multiplicity.ravel(), n_shells)
+    counted = np.asarray(
+        np.bincount(shell.ravel(), patches.multiplicity.ravel(), n_shells), dtype=np.float64
+    )
     own = patches.own_by_shell
     count = np.maximum(counted * max(1, len(own)), 1e-9)
     alone = own.sum(axis=0) / count
