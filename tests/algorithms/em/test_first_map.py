@@ -2,6 +2,9 @@ import pytest
 import torch
 
 from tests.algorithms.em.model_images import PIXEL_ANGST, blob_volume, draw_views, make_setting
+from tests.elsewhere import elsewhere
+from tests.tolerance import assert_close_to_peak
+from verglas.algorithms.devices import to_device
 from verglas.algorithms.em.agreement import map_agreement
 from verglas.algorithms.em.candidate import Candidate, finalists
 from verglas.algorithms.em.expectation import expect
@@ -99,6 +102,29 @@ def test_coarse_search_without_symmetry_climbs():
         for c in (few, config)
     )
     assert long.loglik > short.loglik + 0.3
+
+
+@pytest.mark.parametrize("fine", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_search_on_another_device_gives_the_same_map(fine):
+    """4 views, one iteration of each stage; the device is made up."""
+    _, _, views = _simulated("D2", 4)
+    changes = {"coarse_iterations": 2, "fine_iterations": 4, "views_per_iteration": 4}
+    config = _config("D2", **changes)
+
+    def search(views):
+        start = coarse_search(views, config, seed=1)
+        if not fine:
+            return [start]
+        start, stages = judge(views, config, start, fine=False), opening_stages(config)
+        return [start, *fine_search(views, config, start, stages=stages, seed=2)]
+
+    here = search(with_noise_of_disc(views, config))
+    with elsewhere() as device:
+        found = search(with_noise_of_disc(to_device(views, device), config))
+        there = [to_device(candidate, "cpu") for candidate in found]
+    for one, other in zip(there, here, strict=True):
+        assert_close_to_peak(one.maps, other.maps, 1e-3)
+        assert abs(one.loglik - other.loglik) < 1e-3 * abs(other.loglik)
 
 
 def test_equal_seed_gives_the_equal_map():

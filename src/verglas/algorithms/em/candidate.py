@@ -39,9 +39,9 @@ class Candidate:
     def to_arrays(self) -> dict[str, Any]:
         """Return what is needed to go on at a finer resolution, as numpy arrays and numbers."""
         return {
-            "maps": self.maps.numpy(),
-            "class_weight": self.class_weight.numpy(),
-            "noise_factor": self.noise_factor.numpy(),
+            "maps": self.maps.cpu().numpy(),
+            "class_weight": self.class_weight.cpu().numpy(),
+            "noise_factor": self.noise_factor.cpu().numpy(),
             "shift_prior_angst": self.shift_prior_angst,
             "loglik": self.loglik,
             "effective_rows": self.effective_rows,

@@ -112,7 +112,7 @@ def children_in_lots(
     for lot in _lots(kept, len(cells.reference), len(frequencies)):
         parents = torch.unique(torch.cat(list(kept[lot])))
         children = cells.children_of(parents)
-        slices = torch.empty(len(children.reference), len(frequencies), dtype=torch.complex64)
+        slices = half_volumes.new_empty(len(children.reference), len(frequencies))
         for c in range(len(half_volumes)):
             chosen = (children.reference == c).nonzero().squeeze(1)
             if len(chosen):
@@ -137,7 +137,7 @@ def _lots(kept: Sequence[Tensor], n_rows: int, k: int) -> Iterator[slice]:
 
 
 def _eightfold(rows: Tensor) -> Tensor:
-    return (8 * rows[:, None] + torch.arange(8)).flatten()
+    return (8 * rows[:, None] + torch.arange(8, device=rows.device)).flatten()
 
 
 def likeliest_rows(

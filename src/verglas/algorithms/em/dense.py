@@ -62,6 +62,7 @@ class DenseViews:
     def make(views: Views, *, shifts_angst: Tensor, shift_prior_angst: float) -> "DenseViews":
         """Prepare views for a grid of shifts with a Gaussian prior about zero."""
         signal, weight = views.whitened()
+        shifts_angst = shifts_angst.to(views.device)
         log_prior = -shifts_angst.square().sum(-1) / (2 * shift_prior_angst**2)
         return DenseViews(
             views=views,
@@ -109,11 +110,12 @@ class Bank:
             class_weight: `[c]`, share of the views of each reference.
             frequencies_px: `[k, 2]`.
         """
-        n = len(rotations)
+        n, device = len(rotations), half_volumes.device
+        rotations = rotations.to(device)
         return Bank(
             slices=torch.cat([extract_slices(h, rotations, frequencies_px) for h in half_volumes]),
             rotations_ref_to_img=rotations.repeat(len(half_volumes), 1, 1),
-            reference=torch.arange(len(half_volumes)).repeat_interleave(n),
+            reference=torch.arange(len(half_volumes), device=device).repeat_interleave(n),
             log_prior=(class_weight / n).log().float().repeat_interleave(n),
         )
 
@@ -268,8 +270,8 @@ def dense_expectation(
     n_rows, k = bank.slices.shape
     n_views = len(dense.signal)
     square = dense.shifts_angst.square().sum(-1).float()
-    signal, weight = torch.zeros(2, n_rows, 2 * k), torch.zeros(2, n_rows, k)
-    row_mass = torch.zeros(n_rows)
+    zeros = dense.weight.new_zeros
+    signal, weight, row_mass = zeros(2, n_rows, 2 * k), zeros(2, n_rows, k), zeros(n_rows)
     loglik, moved, best = [], [], []
     shift_square = shared = 0.0
     for i, block in enumerate(likelihoods(dense, bank, temperature)):
@@ -331,7 +333,7 @@ def residual_over_noise(
     some = dense.views.take(slice(0, len(slices)))
     residual = some.data * dense.phases[shift] - some.ctf * slices
     power = windowed_power(residual, window)
-    count = shell_sums(torch.ones(1, residual.shape[1]), some.disc)
+    count = shell_sums(torch.ones_like(some.ctf[:1]), some.disc)
     factor = (power / (some.noise_power * count).clamp_min(1e-30)).mean(0)
     factor[0] = factor[1]
     assert math.isfinite(float(factor.sum())), "noise must be positive in every shell"

@@ -47,7 +47,7 @@ def with_noise_of_disc(views: Views, config: FirstMapConfig) -> Views:
     power = torch.stack(
         [windowed_power(part, window).sum(0) for part in torch.split(views.data, 256)]
     ).sum(0)
-    count = shell_sums(torch.ones(1, views.disc.n_coefficients), views.disc)
+    count = shell_sums(torch.ones_like(views.ctf[:1]), views.disc)
     factor = power / (views.noise_power * count).sum(0).clamp_min(1e-30)
     factor[0] = factor[1]
     return replace(views, noise_power=views.noise_power * factor.float())
@@ -135,20 +135,22 @@ def judge(
 
 
 def _draw(views: Views, n: int, generator: torch.Generator) -> Views:
-    return views.take(torch.randperm(len(views), generator=generator)[:n])
+    return views.take(torch.randperm(len(views), generator=generator)[:n].to(views.device))
 
 
 def _random_start(
     views: Views, config: FirstMapConfig, stage: Stage, generator: torch.Generator
 ) -> Candidate:
     """Make maps of views at random orientations, shared out among the classes at random."""
-    grid = config.grid(stage.radius)
+    grid, device = config.grid(stage.radius), views.device
     some = _draw(views, stage.n_views * config.n_classes, generator).prefix(stage.radius)
     signal, weight = some.whitened()
     rotations = orientation_grid(stage.order, symmetry=config.symmetry)
-    rotations = rotations[torch.randint(len(rotations), (len(some),), generator=generator)]
-    bin_of = torch.randint(2 * config.n_classes, (len(some),), generator=generator)
-    numerators, denominators = grid.zeros(2, config.n_classes)
+    rotations = rotations[torch.randint(len(rotations), (len(some),), generator=generator)].to(
+        device
+    )
+    bin_of = torch.randint(2 * config.n_classes, (len(some),), generator=generator).to(device)
+    numerators, denominators = grid.zeros(2, config.n_classes, device=device)
     for b in range(2 * config.n_classes):
         chosen, place = bin_of == b, (b % 2, b // 2)
         insert_slices(
@@ -165,8 +167,8 @@ def _random_start(
         maps=grid.maps_of(numerators, denominators, operators, tau=config.tau),
         numerators=numerators,
         denominators=denominators,
-        class_weight=torch.full((config.n_classes,), 1 / config.n_classes),
-        noise_factor=torch.ones(config.max_radius + 1),
+        class_weight=torch.full((config.n_classes,), 1 / config.n_classes, device=device),
+        noise_factor=torch.ones(config.max_radius + 1, device=device),
         shift_prior_angst=config.shift_range_angst / 3,
     )
 

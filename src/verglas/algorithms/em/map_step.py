@@ -57,10 +57,11 @@ class MapGrid:
         radius = min(0.55 * self.diameter_angst, 0.45 * self.extent_angst) / voxel
         return soft_sphere(self.box, radius, max(4.0, 10.0 / voxel))
 
-    def zeros(self, *lead: int) -> tuple[Tensor, Tensor]:
+    def zeros(self, *lead: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
         """Return an empty numerator and denominator, `[*lead, m, m, m // 2 + 1]`."""
         shape = (*lead, self.side, self.side, self.side // 2 + 1)
-        return torch.zeros(shape, dtype=torch.complex64), torch.zeros(shape)
+        numerator = torch.zeros(shape, dtype=torch.complex64, device=device)
+        return numerator, torch.zeros(shape, device=device)
 
     def embed(self, half_volumes: Tensor) -> Tensor:
         """Put half volumes of a smaller radius into empty ones of this radius."""
@@ -81,7 +82,11 @@ class MapGrid:
         old = maps.shape[-1]
         if old == self.box:
             return maps
-        return fourier_resize3(maps, shape=(self.box,) * 3) * (old / self.box) ** 3 * self.mask
+        return (
+            fourier_resize3(maps, shape=(self.box,) * 3)
+            * (old / self.box) ** 3
+            * self.mask.to(maps)
+        )
 
     def half_volumes(self, maps: Tensor) -> Tensor:
         """Transform maps `[c, n, n, n]` for slicing."""
@@ -120,7 +125,7 @@ class MapGrid:
             padding=self.padding,
             inverse_snr=inverse_snr,
         )
-        return plain * self.mask
+        return plain * self.mask.to(plain)
 
     def _inverse_snr(self, halves: list[tuple[Tensor, Tensor]], tau: float) -> Tensor:
         """Return `[radius + 1]` of both halves together."""

@@ -77,9 +77,9 @@ def _sums_of_lot(
     """Score the views of a lot one by one, and add up the rows that they share."""
     lot, k = children.lot, dense.signal.shape[1]
     n = lot.stop - lot.start
-    signal = torch.zeros(2, len(children.slices), 2 * k)
-    row_mass = torch.zeros(n, len(children.slices))
-    shift_mass, loglik = torch.empty(n, len(dense.phases)), torch.empty(n)
+    zeros = dense.weight.new_zeros
+    signal, row_mass = zeros(2, len(children.slices), 2 * k), zeros(n, len(children.slices))
+    shift_mass, loglik = zeros(n, len(dense.phases)), zeros(n)
     best_slice, best_shift = [], []
     for i in range(n):
         view = lot.start + i
@@ -107,8 +107,8 @@ def _sums_of_lot(
         reference=children.cells.reference[used],
         shift_mass=shift_mass,
         loglik=loglik.double(),
-        best_slice=torch.stack(best_slice) if best_slice else torch.empty(0, 2 * k),
-        best_shift=torch.tensor(best_shift, dtype=torch.long),
+        best_slice=torch.stack(best_slice) if best_slice else zeros(0, 2 * k),
+        best_shift=torch.tensor(best_shift, dtype=torch.long, device=dense.weight.device),
     )
 
 

@@ -120,7 +120,7 @@ def stage_expectation(
         dense, bank = _dense(views, config, stage, candidate, generator)
         window = noise_window(dense.views.disc, config.noise_radius_px)
         sums = dense_expectation(dense, bank, window=window, temperature=stage.temperature)
-    numerators, denominators = grid.zeros(2, config.n_classes)
+    numerators, denominators = grid.zeros(2, config.n_classes, device=views.device)
     sums.insert_into(
         numerators,
         denominators,
@@ -128,7 +128,9 @@ def stage_expectation(
         radius=grid.radius,
         padding=grid.padding,
     )
-    mass = torch.zeros(config.n_classes).index_add_(0, sums.row_reference, sums.row_mass)
+    mass = sums.row_mass.new_zeros(config.n_classes).index_add_(
+        0, sums.row_reference, sums.row_mass
+    )
     return StageSums(numerators, denominators, mass, sums)
 
 

@@ -96,12 +96,13 @@ def run_final(
     leg: Leg,
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
     """Open one start at the last resolution, or let an opened one settle."""
+    from verglas.algorithms.devices import to_device
     from verglas.algorithms.em.first_map import fine_search, judge
     from verglas.algorithms.em.first_map_plan import opening_stages, settling_stages
     from verglas.kernels.denormals import denormals_flushed
 
     seed = int(rows[START][0])
-    found = unpack(task.load(starts[seed]))
+    found = to_device(unpack(task.load(starts[seed])), task.device)
     rows, views = _views(rows, task, config, noise)
     stages = (settling_stages if leg is Leg.SETTLE else opening_stages)(config)
     n = sum(stage.iterations for stage in stages)
@@ -125,17 +126,16 @@ def place(
     """Give particles their poses in the chosen map."""
     import dataclasses
 
-    import torch
-
+    from verglas.algorithms.devices import to_device
     from verglas.algorithms.em.expectation import expect
     from verglas.algorithms.em.placing import placing
     from verglas.kernels.denormals import denormals_flushed
 
-    candidate = unpack(task.load(chosen))
+    candidate = to_device(unpack(task.load(chosen)), task.device)
     rows, views = _views(rows, task, config, noise)
     views = dataclasses.replace(views, noise_power=views.noise_power * candidate.noise_factor)
-    search, references = placing(config, candidate)
-    n_groups = int(torch.as_tensor(views.group).max()) + 1
+    search, references = to_device(placing(config, candidate), task.device)
+    n_groups = int(views.group.max()) + 1
     with denormals_flushed():
         poses, _ = expect(views, references, search, n_groups=n_groups)
-    return pose_rows(rows, poses)
+    return pose_rows(rows, to_device(poses, "cpu"))

@@ -184,7 +184,13 @@ def run(ctx: Context, params: InitialVolumeParams, inputs: Inputs) -> Outputs:
             "wrong; raise n_searches, or look at the classes in 2D"
         )
     poses = ctx.map(
-        place, stack.rows, chunk=_CHUNK, config=config, noise=noise, chosen=ctx.put(pack(best))
+        place,
+        stack.rows,
+        chunk=_CHUNK,
+        gpus=1,
+        config=config,
+        noise=noise,
+        chosen=ctx.put(pack(best)),
     )
     kept = inputs.particles.select(poses.select("item_id"))
     return Outputs(

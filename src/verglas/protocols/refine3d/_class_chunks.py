@@ -52,15 +52,18 @@ def expect_chunk(
     """Compare particles with the maps of all classes and add up what they say."""
     import torch
 
+    from verglas.algorithms.devices import to_device
     from verglas.algorithms.em.classify import ClassState, expect_classes, next_class_radius
     from verglas.kernels.denormals import denormals_flushed
 
     torch.set_num_threads(task.threads)
-    current = ClassState.from_arrays(task.load(state))
+    current = to_device(ClassState.from_arrays(task.load(state)), task.device)
     radius = next_class_radius(config, current)
     rows, views = _views(rows, task, config, current, radius)
+    known = to_device(_known(rows), task.device)
     with denormals_flushed():
-        poses, sums = expect_classes(config, current, views, _known(rows))
+        poses, sums = expect_classes(config, current, views, known)
+    poses = to_device(poses, "cpu")
     found = pose_rows(rows, poses).with_columns(
         class_prob=pl.Series(poses.reference_weight.double().numpy()).clip(0.0, 1.0),
         n_effective_orientations=pl.Series(poses.effective_cells.double().numpy()),

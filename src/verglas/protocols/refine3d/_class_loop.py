@@ -148,7 +148,13 @@ def _expect(
     from verglas.algorithms.em.mstep import Sums
 
     found = ctx.accumulate(
-        expect_chunk, rows, chunk=_CHUNK, by="half_set", config=config, state=_put(ctx, state)
+        expect_chunk,
+        rows,
+        chunk=_CHUNK,
+        by="half_set",
+        gpus=1,
+        config=config,
+        state=_put(ctx, state),
     )
     return found.rows, {int(h) - 1: Sums.from_arrays(sums) for h, sums in found.sums.items()}
 
