@@ -8,7 +8,7 @@ import torch
 
 from verglas.algorithms.em.mstep import Sums
 from verglas.algorithms.em.planar import N_CENTRING, PlanarConfig, planar_mask, planar_turning
-from verglas.algorithms.em.planar_classes import follow_moves, kept_classes, recentre
+from verglas.algorithms.em.planar_classes import best_classes, follow_moves, recentre
 from verglas.algorithms.em.planar_final import final_averages
 from verglas.algorithms.em.planar_start import first_planar_state
 from verglas.algorithms.em.planar_update import planar_update
@@ -59,44 +59,77 @@ def sums_of(state, weights, seed=0):
     )
 
 
-def updated(classified, weights, loss):
+def updated(classified, weights):
     state = state_at(classified, len(weights))
     halves = {half: sums_of(state, weights, seed=half) for half in (0, 1)}
-    return planar_update(CONFIG, state, halves, torch.tensor(loss, dtype=torch.float64))[0]
+    return planar_update(CONFIG, state, halves)[0]
 
 
-def test_spare_classes_whose_loss_costs_least_are_left_out():
-    loss = [9.0, 0.1, 8.0, 0.2, 7.0, 0.3]
-    kept = kept_classes(CONFIG, N_CENTRING + 1, torch.tensor(loss))
-    assert kept.tolist() == [0, 2, 4]
-    new = updated(1, [50.0] * 6, loss)
+def alike_classes(n=400):
+    """Classes A, B and C, of which A is there thrice and B twice, and one that is empty."""
+    generator = torch.Generator().manual_seed(0)
+    kind = torch.randint(3, (n,), generator=generator)
+    alike = torch.tensor([0, 0, 1, 2, 0, 1, 3])
+    likelihood = torch.where(alike == kind[:, None], 1.0, 1e-4)
+    likelihood = likelihood * (0.5 + torch.rand(n, len(alike), generator=generator))
+    return alike, likelihood / likelihood.sum(1, keepdim=True)
+
+
+def test_of_classes_that_are_alike_one_stays():
+    # the loss of each copy by itself is small, and leaving out all at once would lose the view
+    alike, mass = alike_classes()
+    kept = best_classes(mass, 3)
+    assert sorted(alike[kept].tolist()) == [0, 1, 2]
+    assert alike[best_classes(mass, 2)].unique().numel() == 2
+
+
+def test_the_best_classes_are_those_of_a_search_without_shortcuts():
+    _, mass = alike_classes()
+    left = list(range(mass.shape[1]))
+    while len(left) > 2:
+        evidence = [
+            float(mass[:, [c for c in left if c != gone]].double().sum(1).log().sum())
+            for gone in left
+        ]
+        left.pop(max(range(len(left)), key=evidence.__getitem__))
+        assert best_classes(mass, len(left)).tolist() == left
+
+
+def test_families_form_apart_and_their_best_classes_go_on():
+    config = replace(CONFIG, ramp_iterations=6, iterations=16, n_classes=5)
+    first, last = N_CENTRING + 1, config.n_iterations
+    apart = [config.families_at(i) for i in range(first, last + 1)]
+    n_classes = [config.classes_after(i) for i in range(first - 1, last + 1)]
+    assert apart == [config.n_families] * 6 + [1] * 11
+    assert n_classes[:7] == [5 * config.n_families] * 7
+    assert n_classes == sorted(n_classes, reverse=True)
+    assert n_classes[-4:] == [5] * 4
+    assert replace(config, n_classes=1).classes_after(first) == 1
+
+
+def test_classes_that_are_left_out_take_their_sums_along():
+    state = state_at(6, 6)
+    sums = {part: sums_of(state, [50.0] * 6, seed=part) for part in (0, 1)}
+    mass = torch.eye(6)[torch.tensor([0, 0, 2, 4] * 20)] + 1e-6
+    new, known = planar_update(CONFIG, state, sums, mass / mass.sum(1, keepdim=True))
     assert new.averages.shape[1] == 3
     assert float(new.log_prior.exp().sum()) == pytest.approx(1)
-
-
-def test_an_empty_class_takes_over_half_of_the_one_that_would_be_missed_most():
-    new = updated(3, [60.0, 1e-6, 40.0], [9.0, 0.0, 5.0])
-    averages = new.averages[0]
-    assert averages.shape[0] == 3
-    alike = torch.corrcoef(averages.flatten(1))
-    assert alike[0, 1] > 0.9
-    assert not torch.equal(averages[0], averages[1])
-    assert alike[0, 1] > alike[0, 2]
+    assert known.part_numerator.shape[:2] == (2, 3)
+    assert torch.equal(known.part_numerator[1], sums[1].numerator[[0, 2, 4]])
 
 
 def test_each_part_of_the_particles_meets_averages_without_it():
     state = state_at(5, 3)
     sums = {part: sums_of(state, [50.0] * 3, seed=part) for part in (0, 1)}
-    loss = torch.ones(3, dtype=torch.float64)
-    new, _ = planar_update(CONFIG, state, sums, loss)
-    swapped, _ = planar_update(CONFIG, state, {0: sums[1], 1: sums[0]}, loss)
+    new, _ = planar_update(CONFIG, state, sums)
+    swapped, _ = planar_update(CONFIG, state, {0: sums[1], 1: sums[0]})
     assert new.averages.shape[0] == 2
     torch.testing.assert_close(new.averages[0], swapped.averages[1], rtol=1e-4, atol=1e-5)
     assert not torch.equal(new.averages[0], new.averages[1])
 
 
 def test_scores_are_softened_while_classes_form_and_honest_at_the_end():
-    for ramp, iterations, hottest in ((8, 14, 1.5), (50, 40, 1.5), (4, 8, 1.25), (50, 8, 1.3125)):
+    for ramp, iterations, hottest in ((8, 14, 1.3125), (50, 40, 1.5), (4, 8, 1.0625), (3, 6, 1.0)):
         config = replace(CONFIG, ramp_iterations=ramp, iterations=iterations)
         first, last = N_CENTRING + 1, config.n_iterations
         heat = [config.temperature_at(i) for i in range(first, last + 1)]
@@ -109,27 +142,18 @@ def test_scores_are_softened_while_classes_form_and_honest_at_the_end():
 def test_centring_takes_all_particles_for_one_average():
     state = state_at(-2, 1)
     sums = {part: sums_of(state, [50.0], seed=part) for part in (0, 1)}
-    new, known = planar_update(CONFIG, state, sums, torch.ones(1, dtype=torch.float64))
+    new, known = planar_update(CONFIG, state, sums)
     assert new.averages.shape[:2] == (1, 1)
     assert known is None
 
 
-def test_parts_take_turns_but_after_averages_were_moved_or_split():
+def test_parts_take_turns_but_after_averages_were_moved():
     # centres of mass become the centre in the fourth pass
-    for classified, loss, goes_on in ((5, 1.0, True), (4, 1.0, False), (5, 0.0, False)):
+    for classified, goes_on in ((5, True), (4, False)):
         state = state_at(classified, 3)
         sums = {part: sums_of(state, [50.0] * 3, seed=part) for part in (0, 1)}
-        _, known = planar_update(CONFIG, state, sums, torch.tensor([1.0, 1.0, loss]).double())
+        _, known = planar_update(CONFIG, state, sums)
         assert (known is not None) == goes_on
-
-
-def test_sums_of_classes_that_are_left_out_are_forgotten():
-    state = state_at(1, 6)
-    sums = {part: sums_of(state, [50.0] * 6, seed=part) for part in (0, 1)}
-    loss = torch.tensor([9.0, 0.1, 8.0, 0.2, 7.0, 0.3], dtype=torch.float64)
-    _, known = planar_update(CONFIG, state, sums, loss)
-    assert known.part_numerator.shape[:2] == (2, 3)
-    assert torch.equal(known.part_numerator[1], sums[1].numerator[[0, 2, 4]])
 
 
 def test_averages_off_centre_are_brought_back_with_their_particles():
@@ -161,7 +185,7 @@ def test_an_empty_class_ends_as_the_radial_average_and_finite():
 
 
 def test_a_class_beyond_twice_its_share_is_held_back():
-    new = updated(3, [90.0, 5.0, 5.0], [9.0, 5.0, 5.0])
+    new = updated(3, [90.0, 5.0, 5.0])
     assert new.log_prior[0] < new.log_prior[1]
 
 
@@ -175,7 +199,7 @@ def test_shifts_follow_averages_that_were_moved():
 
 
 def test_a_state_survives_its_arrays():
-    state = updated(3, [50.0, 40.0, 30.0], [1.0, 2.0, 3.0])
+    state = updated(3, [50.0, 40.0, 30.0])
     again = type(state).from_arrays(state.to_arrays())
     for name, value in vars(state).items():
         torch.testing.assert_close(getattr(again, name), value)

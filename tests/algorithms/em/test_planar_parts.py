@@ -44,9 +44,12 @@ def test_rings_and_orders_that_are_new_are_empty_for_parts_that_did_not_see_them
     assert torch.equal(found.part_numerator[0, :, :orders, :radius], sums[0].numerator)
     assert not found.part_numerator[0, :, orders:].any()
     assert not found.part_denominator[0, :, radius:].any()
-    averages = renewed_averages(CONFIG, state, found).averages
-    assert averages.shape[:2] == (3, 2)
+    averages = renewed_averages(CONFIG, state, found, 2).averages
+    assert averages.shape[:2] == (1, 2)
     assert averages.isfinite().all()
+    assert torch.equal(
+        averages, renewed_averages(CONFIG, state, known.renewed(1, finer), 2).averages
+    )
 
 
 def test_sums_of_parts_survive_their_arrays():
@@ -63,5 +66,5 @@ def test_rings_are_used_as_far_as_halves_agree_on_classes():
     state = replace(state_at(2, 2), radius=config.radius_at(0))
     for weight, is_resolved in ((50.0, True), (1e-4, False)):
         sums = {part: sums_of(state, [weight, weight], seed=part) for part in (0, 1)}
-        new, _ = planar_update(config, state, sums, torch.ones(2, dtype=torch.float64))
+        new, _ = planar_update(config, state, sums)
         assert (new.radius > state.radius) == is_resolved

@@ -134,17 +134,44 @@ def test_averages_of_well_aligned_views_are_the_reference():
     assert float(torch.corrcoef(both)[0, 1]) > 0.95
 
 
-def test_what_is_lost_without_a_class_is_nothing_for_one_of_two_that_are_alike():
-    setting, images = planar_setting(energy=40.0)
+def test_families_of_classes_see_all_views_each_by_itself():
+    setting, images = planar_setting(energy=20.0)
     views, *_ = some_views(setting, 60)
     zero = torch.zeros(60, 2, dtype=torch.float64)
-    three = replace(
-        turning_of(torch.cat([images, images[:1]])), log_prior=torch.tensor([1.0, 1, 1]).log()
+    alone = turning_of(images)
+    other = replace(alone, averages=alone.averages.flip(2), log_prior=torch.zeros(2))
+    both = replace(
+        alone,
+        averages=torch.cat([alone.averages, other.averages]),
+        log_prior=torch.cat([alone.log_prior, other.log_prior + 3]),
+        n_families=2,
     )
-    poses, _ = expect_turned(views, three, n_groups=1, shifts_angst=zero)
-    loss = poses.loss_loglik.sum(0)
-    assert loss[0] < 0.2 * loss[1]
-    assert loss[2] == pytest.approx(float(loss[0]), rel=1e-3)
+    poses, sums = expect_turned(views, both, n_groups=1, shifts_angst=zero)
+    for family, turning in enumerate((alone, other)):
+        expected_poses, expected = expect_turned(views, turning, n_groups=1, shifts_angst=zero)
+        mine = slice(2 * family, 2 * family + 2)
+        torch.testing.assert_close(
+            poses.class_mass[:, mine], expected_poses.class_mass, rtol=1e-3, atol=1e-5
+        )
+        for name in ("numerator", "denominator", "class_weight"):
+            torch.testing.assert_close(
+                getattr(sums, name)[mine], getattr(expected, name), rtol=1e-3, atol=1e-2
+            )
+
+
+def test_noise_is_measured_where_it_is_asked_for():
+    setting, images = planar_setting()
+    views, *_ = some_views(setting, 10)
+    zero = torch.zeros(10, 2, dtype=torch.float64)
+    silent = replace(turning_of(images), is_noise_measured=False)
+    poses, sums = expect_turned(views, silent, n_groups=1, shifts_angst=zero)
+    measured_poses, measured = expect_turned(
+        views, turning_of(images), n_groups=1, shifts_angst=zero
+    )
+    assert not sums.residual_count.any()
+    assert measured.residual_count.any()
+    assert torch.equal(sums.numerator, measured.numerator)
+    assert torch.equal(poses.loglik, measured_poses.loglik)
 
 
 def test_one_view_or_many_at_once_are_the_same():

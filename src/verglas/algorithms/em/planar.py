@@ -34,8 +34,12 @@ N_CENTRING = 4
 """Iterations against the radial average, the first of which only makes it."""
 
 N_SETTLING = 3
-"""Last iterations, in which classes are neither left out, split nor moved."""
+"""Last iterations, in which classes are neither left out nor moved."""
 
+_FAMILIES = 3  # sets of classes at the start, each of which sorts all particles by itself
+_JOINING = 1 / 4  # of the iterations, in which classes of all families are left out
+_SHARP = 3  # last iterations of families: their classes are compared as they will be
+_NOISE_EVERY = 3  # iterations: it changes little, and is a quarter of the work
 _COOLING = 1 / 16  # at most, in an iteration: classes that cool faster keep noise
 _HOT = 1.5  # classes that form take particles less surely than the noise allows
 _EDGE_ANGST = 8.0
@@ -90,14 +94,40 @@ class PlanarConfig:
         return max(4, min((self.box - 1) // 2, round(self.extent_angst * frequency)))
 
     @property
+    def n_families(self) -> int:
+        """Number of sets of classes that form apart."""
+        return _FAMILIES if self.n_classes > 1 else 1
+
+    @property
+    def joining_iterations(self) -> int:
+        """Iterations that leave the best classes of all families."""
+        return max(1, int(_JOINING * (self.iterations - N_SETTLING)))
+
+    @property
     def forming_iterations(self) -> int:
-        """Iterations of classification in which classes form; the last ones leave them alone."""
-        return max(1, min(self.ramp_iterations, self.iterations - N_SETTLING))
+        """Iterations of classification in which families form apart."""
+        most = self.iterations - N_SETTLING - self.joining_iterations
+        return max(1, min(self.ramp_iterations, most))
+
+    def families_at(self, iteration: int) -> int:
+        """Return how many sets of classes are apart, counted from the first iteration of all."""
+        formed = iteration - N_CENTRING - 1
+        return self.n_families if 0 <= formed < self.forming_iterations else 1
+
+    def classes_after(self, iteration: int) -> int:
+        """Return the number of classes after an iteration, counted from the first of all.
+
+        Families are whole while they form, then the number falls evenly on a log scale.
+        """
+        joined = iteration - N_CENTRING - self.forming_iterations
+        part = min(1.0, max(0.0, joined / self.joining_iterations))
+        times: float = self.n_families ** (1 - part)
+        return round(self.n_classes * times)
 
     def temperature_at(self, iteration: int) -> float:
         """Return what scores are divided by, counted from the first iteration of all."""
         formed = iteration - N_CENTRING - 1
-        left = self.forming_iterations - formed
+        left = self.forming_iterations - _SHARP - formed
         return min(_HOT, 1.0 + _COOLING * left) if formed >= 0 and left > 0 else 1.0
 
     @property
@@ -213,6 +243,8 @@ def planar_turning(config: PlanarConfig, state: PlanarState, *, half: int = 0) -
         reach_angst=config.reach_angst,
         noise_radius_angst=0.5 * config.diameter_angst,
         temperature=config.temperature_at(state.iteration),
+        n_families=config.families_at(state.iteration),
+        is_noise_measured=classified < 0 or classified % _NOISE_EVERY == 0,
     )
 
 

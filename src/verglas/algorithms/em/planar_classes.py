@@ -1,84 +1,51 @@
-"""Which classes go on, how they are held back or split, and where their centres are."""
-
-from collections.abc import Sequence
+"""Which classes go on, how they are held back, and where their centres are."""
 
 import torch
 from torch import Tensor
 
-from verglas.algorithms.em.average import RingSums, Shrinkage
 from verglas.algorithms.em.planar import N_CENTRING, N_SETTLING, PlanarConfig
 from verglas.kernels.fourier import fourier_shift, irfft2, rfft2
 
-__all__ = ["follow_moves", "held_back", "kept_classes", "n_at_start", "recentre", "split_poor"]
+__all__ = ["best_classes", "follow_moves", "held_back", "recentre"]
 
-_SPARE = 2  # classes at the start for each one wanted
+_ALL_BUT_ONE = 1e-9  # least part of the evidence that a class leaves to the others
 _LARGEST_SHARE = 2.0  # of the mean class; beyond it a class is held back
 _HELD_BACK = 6.0  # nats at most
-_IDLE = 0.1  # of the mean loss: classes below are of no use
 _RECENTRE_EVERY = 4
 
 
-def n_at_start(config: PlanarConfig) -> int:
-    """Return the number of classes that are drawn, spare ones and all."""
-    return _SPARE * config.n_classes if config.n_classes > 1 else 1
+def best_classes(class_mass: Tensor, wanted: int) -> Tensor:
+    """Leave out classes one by one, each time the one whose loss costs the least evidence.
 
-
-def kept_classes(config: PlanarConfig, iteration: int, loss_loglik: Tensor) -> Tensor:
-    """Choose the classes that go on: of the spare ones a few are left out each time.
-
-    The evidence lost without a class is small if it is empty, and if another is like it.
+    Particles go to the classes that are left, so that of several that are alike one stays.
 
     Args:
-        config: of the run.
-        iteration: counted from the first of all.
-        loss_loglik: `[c]`, evidence that would be lost without each class.
+        class_mass: `[b, c]`, probability of each class for each particle.
+        wanted: number of classes that stay.
 
     Returns:
         Their places, in order.
     """
-    n, classified = len(loss_loglik), iteration - N_CENTRING
-    if classified < 1:
-        return torch.arange(n)
-    left = max(0.0, 1 - classified / config.forming_iterations)
-    spare = (_SPARE - 1) * config.n_classes * left
-    wanted = min(n, config.n_classes + round(spare))
-    return loss_loglik.topk(wanted).indices.sort().values
+    mass = class_mass.double()
+    left = mass.sum(1)
+    loss = _loss_loglik(mass / left[:, None])
+    gone: list[int] = []
+    while len(gone) < mass.shape[1] - wanted:
+        place = int(loss.argmin())
+        # the others can wait: what is lost with a class only grows as more are gone
+        loss[place] = _loss_loglik((mass[:, place] / left)[:, None])[0]
+        if loss[place] <= loss.min():
+            loss[place] = torch.inf
+            left = (left - mass[:, place]).clamp_min(_ALL_BUT_ONE)
+            gone.append(place)
+    stays = torch.ones(mass.shape[1], dtype=torch.bool)
+    stays[gone] = False
+    return stays.nonzero().squeeze(1)
 
 
-def split_poor(
-    config: PlanarConfig,
-    iteration: int,
-    averages: Tensor,
-    loss_loglik: Tensor,
-    parts: Sequence[RingSums],
-    shrinkage: Shrinkage,
-) -> Tensor:
-    """Let an idle class take over half of the one that would be missed most.
-
-    Args:
-        config: of the run.
-        iteration: counted from the first of all.
-        averages: `[h, c, m, radius]`, for each part of the particles.
-        loss_loglik: `[c]`.
-        parts: sums of the parts; the two averages are of every second part.
-        shrinkage: of the averages.
-
-    Returns:
-        The averages, of which two may be others.
-    """
-    classified = iteration - N_CENTRING
-    if len(loss_loglik) < 2 or len(parts) < 2:
-        return averages
-    if not 1 <= classified <= config.iterations - N_SETTLING:
-        return averages
-    poorest, richest = int(loss_loglik.argmin()), int(loss_loglik.argmax())
-    if float(loss_loglik[poorest]) >= _IDLE * float(loss_loglik.mean()):
-        return averages
-    out = averages.clone()
-    for start, place in enumerate((richest, poorest)):
-        half = RingSums.join(parts[start::2]).take([richest])
-        out[:, place] = shrinkage.averages(half)[0]
-    return out
+def _loss_loglik(mass: Tensor) -> Tensor:
+    """Return `[c]`: the evidence lost without each class, whose parts are `[b, c]`."""
+    return -(1 - mass).clamp_min(_ALL_BUT_ONE).log().sum(0)
 
 
 def held_back(log_prior: Tensor, share: Tensor) -> Tensor:

@@ -14,12 +14,7 @@ from torch import Tensor
 
 from verglas.algorithms.em.average import CompactSpace, RingSums, Shrinkage
 from verglas.algorithms.em.mstep import Sums
-from verglas.algorithms.em.planar import (
-    PlanarConfig,
-    PlanarState,
-    planar_mask,
-    planar_side,
-)
+from verglas.algorithms.em.planar import PlanarConfig, PlanarState, planar_mask, planar_side
 from verglas.kernels.rings import images_of_orders
 
 __all__ = ["PartSums", "others_averages", "renewed_averages"]
@@ -86,22 +81,25 @@ class PartSums:
         )
 
 
-def renewed_averages(config: PlanarConfig, state: PlanarState, known: PartSums) -> PlanarState:
-    """Make new averages within a pass, and leave all else as it is.
+def renewed_averages(
+    config: PlanarConfig, state: PlanarState, known: PartSums, place: int
+) -> PlanarState:
+    """Make new averages for a part within a pass, and leave all else as it is.
 
     Args:
         config: of the run.
         state: of the pass.
         known: the last sums of every part.
+        place: of the part, which meets averages of the others.
     """
     parts = known.ring_sums()
     n_orders, radius = parts[0].numerator.shape[1:]
     n = planar_side(radius)
     mask = planar_mask(config, n)
     compact = CompactSpace.make(mask, radius=radius, n_orders=n_orders)
-    orders = others_averages(parts, Shrinkage.learn(parts, compact, tau=config.tau))
-    images = images_of_orders(orders.flatten(0, 1), n) * mask
-    return replace(state, averages=images.view(*orders.shape[:2], n, n))
+    shrinkage = Shrinkage.learn(parts, compact, tau=config.tau)
+    orders = shrinkage.averages(RingSums.join([*parts[:place], *parts[place + 1 :]]))
+    return replace(state, averages=(images_of_orders(orders, n) * mask)[None])
 
 
 def others_averages(parts: Sequence[RingSums], shrinkage: Shrinkage) -> Tensor:

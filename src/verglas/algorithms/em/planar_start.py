@@ -13,7 +13,6 @@ from verglas.algorithms.em.planar import (
     planar_mask,
     planar_side,
 )
-from verglas.algorithms.em.planar_classes import n_at_start
 from verglas.algorithms.em.steerable import RingCovariance, draw_deviations
 from verglas.kernels.disc import half_disc
 from verglas.kernels.rings import images_of_orders
@@ -62,7 +61,7 @@ def seed_classes(
         covariance: of all particles.
     """
     n = state.averages.shape[-1]
-    n_drawn = n_at_start(config)
+    n_drawn = config.n_classes * config.n_families
     grid = planar_grid(config, state.radius)
     drawn = draw_deviations(covariance, state.mean_weight, grid, n=n_drawn, seed=config.seed)
     images = images_of_orders(drawn.transpose(0, 1), n)

@@ -27,7 +27,7 @@ from verglas.algorithms.em.planar import (
     planar_side,
     planar_turning,
 )
-from verglas.algorithms.em.planar_classes import held_back, kept_classes, recentre, split_poor
+from verglas.algorithms.em.planar_classes import best_classes, held_back, recentre
 from verglas.algorithms.em.planar_parts import PartSums, others_averages
 from verglas.algorithms.em.prior import updated_noise, updated_scale
 from verglas.kernels.rings import images_of_orders
@@ -39,7 +39,10 @@ _MIN_SHIFT_PRIOR_ANGST = 1.5
 
 
 def planar_update(
-    config: PlanarConfig, state: PlanarState, sums: Mapping[int, Sums], loss_loglik: Tensor
+    config: PlanarConfig,
+    state: PlanarState,
+    sums: Mapping[int, Sums],
+    class_mass: Tensor | None = None,
 ) -> tuple[PlanarState, PartSums | None]:
     """Make new averages and learn noise, scale, priors.
 
@@ -47,11 +50,12 @@ def planar_update(
         config: of the run.
         state: before the expectation step.
         sums: of each part of the particles, by its number.
-        loss_loglik: `[c]`, evidence that would be lost without each class.
+        class_mass: `[b, c]`, probability of each class for each particle, where classes are
+            left out after the iteration.
 
     Returns:
         The next state, in which each part has the averages of the others once there are
-        classes; and the sums, unless averages were moved or split and are no longer theirs.
+        classes; and the sums, unless averages were moved and are no longer theirs.
     """
     known = PartSums.of(sums)
     parts = known.ring_sums()
@@ -67,15 +71,13 @@ def planar_update(
     compact = CompactSpace.make(mask, radius=radius, n_orders=n_orders)
     shrinkage = Shrinkage.learn(parts, compact, tau=config.tau)
     orders = _averages(state, parts, shrinkage)
-    kept = kept_classes(config, state.iteration, loss_loglik)
-    is_split = False
-    if len(kept) == orders.shape[1]:
-        split = split_poor(config, state.iteration, orders, loss_loglik, parts, shrinkage)
-        is_split, orders = split is not orders, split
+    kept = torch.arange(orders.shape[1])
+    if class_mass is not None:
+        kept = best_classes(class_mass, config.classes_after(state.iteration))
     images = images_of_orders(orders.flatten(0, 1), n) * mask
     images = images.view(*orders.shape[:2], n, n)
     images, moves = recentre(config, state.iteration, images)
-    is_other = is_split or bool(moves.any()) or state.iteration < N_CENTRING
+    is_other = bool(moves.any()) or state.iteration < N_CENTRING
     measured = math.sqrt(float(total.shift_square_angst2[0]) / n_views)
     coarse = config.extent_angst / radius / 8
     new = replace(

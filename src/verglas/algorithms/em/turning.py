@@ -27,7 +27,6 @@ __all__ = ["Turned", "expect_turned"]
 _BLOCK = 500_000  # scores in memory at a time
 _LOG2_E = 1 / math.log(2)
 _NOTHING = -100.0  # power of two that stands for no likelihood at all
-_ALL_BUT_ONE = 1e-9  # least part of the evidence that a class leaves to the others
 _LOTS = 97.0  # makes a second number of another's last digits
 
 
@@ -41,7 +40,7 @@ class Turned:
         reference: `[b]`, class.
         reference_weight: `[b]`, posterior probability of that class, all poses together.
         loglik: `[b]`, evidence against an empty box.
-        loss_loglik: `[b, c]`, how much of it would be lost without each class.
+        class_mass: `[b, c]`, posterior probability of each class within its family.
     """
 
     psi_deg: Tensor
@@ -49,7 +48,7 @@ class Turned:
     reference: Tensor
     reference_weight: Tensor
     loglik: Tensor
-    loss_loglik: Tensor
+    class_mass: Tensor
 
     @staticmethod
     def join(parts: list["Turned"]) -> "Turned":
@@ -96,8 +95,7 @@ class _Totals:
     def zeros(turning: Turning) -> "_Totals":
         shape = len(turning.averages), turning.grid.radius
         return _Totals(
-            torch.zeros(turning.grid.n_orders, *shape, dtype=torch.complex64),
-            torch.zeros(shape),
+            torch.zeros(turning.grid.n_orders, *shape, dtype=torch.complex64), torch.zeros(shape)
         )
 
 
@@ -121,12 +119,7 @@ def _blocks(n_views: int, turning: Turning) -> Iterator[slice]:
 
 
 def _step(
-    views: Views,
-    centre: Tensor,
-    turning: Turning,
-    pass_: TurningPass,
-    totals: _Totals,
-    sums: Sums,
+    views: Views, centre: Tensor, turning: Turning, pass_: TurningPass, totals: _Totals, sums: Sums
 ) -> Turned:
     """Score a block of views and add up its expectations, in place."""
     at_centre = views.shifted(centre)
@@ -139,7 +132,7 @@ def _step(
     posterior = _score(orders, by_shell, centre, turning, pass_)
     _add_planes(posterior, orders, by_shell, turning, totals)
     row_mass = posterior.row_mass
-    mass = row_mass.view(len(views), -1, turning.n_psi).sum(2)
+    mass = row_mass.view(len(views), -1, turning.n_psi).sum(2) * turning.n_families
     _add_numbers(posterior, row_mass, at_centre, centre, turning, pass_, sums)
     sums.class_weight.add_(mass.double().sum(0))
     best = posterior.best_row
@@ -150,7 +143,7 @@ def _step(
         reference=reference,
         reference_weight=mass.gather(1, reference[:, None]).squeeze(1),
         loglik=posterior.evidence_loglik,
-        loss_loglik=-(1 - mass).clamp_min(_ALL_BUT_ONE).log(),
+        class_mass=mass,
     )
 
 
@@ -166,37 +159,39 @@ def _score(
     scores += (prior - by_shell @ pass_.power)[:, None]
     moved = (centre[:, None] + turning.shifts_angst).square().sum(-1)
     scores -= (moved / (2 * turning.shift_prior_angst**2)).float()[:, :, None]
-    return _posterior(scores.div_(turning.temperature))
+    return _posterior(scores.div_(turning.temperature), turning.n_families)
 
 
-def _posterior(scores: Tensor) -> Posterior:
-    """Normalise log-likelihoods `[b, t, r]`, in place."""
-    best = scores.amax((1, 2))
+def _posterior(scores: Tensor, n_families: int) -> Posterior:
+    """Normalise log-likelihoods `[b, t, r]`, in place; each family has an equal part."""
+    b, t, _ = scores.shape
     best_shift = scores.amax(2).argmax(1)
-    best_row = scores[torch.arange(len(scores)), best_shift].argmax(1)
+    best_row = scores[torch.arange(b), best_shift].argmax(1)
+    apart = scores.view(b, t, n_families, -1)
+    best = apart.amax((1, 3))
     # the exponential is ten times slower where it underflows
-    likelihood = scores.sub_(best[:, None, None]).mul_(_LOG2_E).clamp_min_(_NOTHING).exp2_()
-    total = likelihood.sum(2).sum(1, dtype=torch.float64)
+    apart.sub_(best[:, None, :, None]).mul_(_LOG2_E).clamp_min_(_NOTHING).exp2_()
+    total = apart.sum(3).sum(1, dtype=torch.float64)
+    norm = total[:, 0].reciprocal().float()
+    if n_families > 1:
+        apart.div_(total.float()[:, None, :, None])
+        norm = torch.full_like(norm, 1 / n_families)
     return Posterior(
-        likelihood=likelihood,
-        norm=total.reciprocal().float(),
-        evidence_loglik=best.double() + total.log(),
+        likelihood=scores,
+        norm=norm,
+        evidence_loglik=(best.double() + total.log()).mean(1),
         best_row=best_row,
         best_shift=best_shift,
-        best_weight=total.reciprocal().float(),
+        best_weight=norm,
     )
 
 
 def _add_planes(
-    posterior: Posterior,
-    orders: Tensor,
-    by_shell: Tensor,
-    turning: Turning,
-    totals: _Totals,
+    posterior: Posterior, orders: Tensor, by_shell: Tensor, turning: Turning, totals: _Totals
 ) -> None:
     """Add what the views say of the averages."""
     m, b, t, radius = orders.shape
-    part = posterior.likelihood * posterior.norm[:, None, None]
+    part = posterior.likelihood * (posterior.norm * turning.n_families)[:, None, None]
     mine = torch.fft.rfft(part.view(b, t, -1, turning.n_psi))
     first = torch.arange(m, dtype=torch.float64) * -math.radians(turning.first_psi_deg)
     wave = torch.polar(torch.ones_like(first), first).to(torch.complex64)
@@ -217,10 +212,11 @@ def _add_numbers(
 ) -> None:
     """Add shifts, evidence, and the residual at a pose drawn from each posterior."""
     b = len(views)
-    row, shift = _drawn(posterior, row_mass, lot(views))
-    reference, psi = row // turning.n_psi, turning.psi_deg[row % turning.n_psi]
-    slices = turned_slices(pass_.half_planes, reference, psi, views.disc.frequencies_px)
-    add_residuals(views.shifted(turning.shifts_angst[shift]), slices, sums, pass_.window)
+    if turning.is_noise_measured:
+        row, shift = _drawn(posterior, row_mass, lot(views))
+        reference, psi = row // turning.n_psi, turning.psi_deg[row % turning.n_psi]
+        slices = turned_slices(pass_.half_planes, reference, psi, views.disc.frequencies_px)
+        add_residuals(views.shifted(turning.shifts_angst[shift]), slices, sums, pass_.window)
     total = (centre[:, None] + turning.shifts_angst).square().sum(-1) / 2
     square = (total * posterior.shift_mass.double()).sum()
     sums.shift_square_angst2.add_(torch.stack([square, torch.tensor(float(b)).double()]))

@@ -40,6 +40,9 @@ class Turning:
         reach_angst: radius of the averages, edge and all.
         noise_radius_angst: of the disc in which the noise is measured.
         temperature: that scores are divided by.
+        n_families: parts of the classes, in order and of one size, each of which is by itself:
+            a view counts fully for each family.
+        is_noise_measured: residuals are added up.
     """
 
     averages: Tensor
@@ -51,6 +54,8 @@ class Turning:
     reach_angst: float
     noise_radius_angst: float
     temperature: float = 1.0
+    n_families: int = 1
+    is_noise_measured: bool = True
 
     @property
     def n_psi(self) -> int:

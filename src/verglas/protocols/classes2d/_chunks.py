@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from verglas.algorithms.em.turning import Turned
     from verglas.algorithms.views import Views
 
-__all__ = ["HALF", "LOSS", "SHIFT", "centre", "expect_classes", "vary"]
+__all__ = ["HALF", "MASS", "SHIFT", "centre", "expect_classes", "vary"]
 
 HALF = "x_half"
-LOSS = "loss_loglik"
+MASS = "class_mass"
 SHIFT = ("x_shift_x_angst", "x_shift_y_angst")
 
 
@@ -83,7 +83,9 @@ def expect_classes(
         class_prob=pl.Series(poses.reference_weight.double().numpy()).clip(0.0, 1.0),
         score=pl.Series(poses.loglik.numpy() - count),
     )
-    return found, sums.to_arrays() | {LOSS: poses.loss_loglik.double().sum(0).numpy()}
+    if config.classes_after(current.iteration) < poses.class_mass.shape[1]:
+        found = found.with_columns(pl.Series(MASS, poses.class_mass.numpy()))
+    return found, sums.to_arrays()
 
 
 def vary(

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from verglas.protocols.classes2d._chunks import HALF, LOSS, SHIFT, centre, expect_classes, vary
+from verglas.protocols.classes2d._chunks import HALF, MASS, SHIFT, centre, expect_classes, vary
 from verglas.sdk import ArrayRef, Context, State
 
 if TYPE_CHECKING:
@@ -185,10 +185,13 @@ def _updated(
     arrays: dict[str, Any],
 ) -> "PlanarState":
     """Run one iteration; the shifts of particles are changed in place."""
+    import torch
+
     from verglas.algorithms.em.planar_update import planar_update
 
-    found, sums, loss = _passed(ctx, table, config, state, arrays)
-    new, known = planar_update(config, state, sums, loss)
+    found, sums = _passed(ctx, table, config, state, arrays)
+    mass = torch.tensor(found[MASS].to_numpy()) if MASS in found.columns else None
+    new, known = planar_update(config, state, sums, mass)
     arrays |= {"takes_turns": known is not None} | (known.to_arrays() if known else {})
     place = _store_shifts(rows, arrays["particle_shift_angst"], _followed(found, new))
     arrays["particle_is_centred"][place] = True
@@ -210,10 +213,8 @@ def _passed(
     config: "PlanarConfig",
     state: "PlanarState",
     arrays: dict[str, Any],
-) -> "tuple[pl.DataFrame, dict[int, Sums], Tensor]":
+) -> "tuple[pl.DataFrame, dict[int, Sums]]":
     """Compare all particles, part by part with new averages in between where that is known."""
-    import torch
-
     from verglas.algorithms.em.planar_parts import PartSums, renewed_averages
 
     parts = sorted(table[HALF].unique().to_list())
@@ -221,15 +222,15 @@ def _passed(
         return expected(ctx, table, config, state)
     known = PartSums.from_arrays(arrays)
     sums: dict[int, Sums] = {}
-    rows, losses = [], []
+    rows: list[pl.DataFrame] = []
     for part in parts:
-        found, mine, loss = expected(ctx, table.filter(pl.col(HALF) == part), config, state)
+        if rows:
+            state = renewed_averages(config, state, known, part)
+        found, mine = expected(ctx, table.filter(pl.col(HALF) == part), config, state)
         known = known.renewed(part, mine[part])
-        state = renewed_averages(config, state, known)
         sums |= mine
         rows.append(found)
-        losses.append(loss)
-    return pl.concat(rows), sums, torch.stack(losses).sum(0)
+    return pl.concat(rows), sums
 
 
 def _extremes(found: pl.DataFrame) -> tuple[float, float]:
@@ -240,10 +241,8 @@ def _extremes(found: pl.DataFrame) -> tuple[float, float]:
 
 def expected(
     ctx: Context, table: pl.DataFrame, config: "PlanarConfig", state: "PlanarState"
-) -> "tuple[pl.DataFrame, dict[int, Sums], Tensor]":
-    """Compare particles with averages: poses, sums of each half set, and losses of classes."""
-    import torch
-
+) -> "tuple[pl.DataFrame, dict[int, Sums]]":
+    """Compare particles with averages: poses, and sums of each half set."""
     from verglas.algorithms.em.mstep import Sums
 
     found = ctx.accumulate(
@@ -254,9 +253,8 @@ def expected(
         config=config,
         state=_put(ctx, state),
     )
-    loss = torch.as_tensor(sum(arrays.pop(LOSS) for arrays in found.sums.values()))
     sums = {half: Sums.from_arrays(arrays) for half, arrays in found.sums.items()}
-    return found.rows, sums, loss
+    return found.rows, sums
 
 
 def _followed(found: pl.DataFrame, state: "PlanarState") -> pl.DataFrame:

@@ -6,10 +6,11 @@ average. How they differ from it when turned gives the first class averages. The
 in-plane rotations and shifts are compared with every particle, each of which counts for each class
 by its probability, while the resolution grows from coarse to fine, as far as the classes are
 resolved. While classes form, probabilities are softer than the noise asks for, so that early
-chance does not decide. The search starts with twice the classes wanted and leaves out, a few at a
-time, those whose loss costs the least evidence: empty ones, and all but one of several that are
-alike. Later such a class takes over half of the one that would be missed most. Classes that know
-little stay close to the radial average, and one that holds more than twice its share is held back.
+chance does not decide. Three sets of classes form side by side, each of which sorts all particles
+by itself. Then they are put together, and classes are left out, each time the one whose loss costs
+the least evidence, until those that are wanted remain: empty ones go, all but one of several that
+are alike, and those that mix views which others tell apart. Classes that know little stay close
+to the radial average, and one that holds more than twice its share is held back.
 
 Large sets are sampled: each early iteration uses a random part, the last ones all particles.
 Particles are parted into four sets, and each set meets averages of the other three, so that no
@@ -60,7 +61,7 @@ class Classify2dParams(Params):
         advanced=True,
         help="Finest detail that is compared at the start; by itself 1/12 of the diameter.",
     )
-    iterations: int = param(14, ge=2, le=500, help="Passes over the particles, after centring.")
+    iterations: int = param(16, ge=2, le=500, help="Passes over the particles, after centring.")
     ramp_iterations: int = param(
         8, ge=1, le=200, advanced=True, help="Iterations over which the resolution grows."
     )
@@ -120,8 +121,7 @@ def _classes(
 
     final = final_averages(config, sums)
     table = poses.group_by("class_index").agg(
-        n_particles=pl.len().cast(pl.Int64),
-        score=pl.col("score").mean(),
+        n_particles=pl.len().cast(pl.Int64), score=pl.col("score").mean()
     )
     table = table.sort(["n_particles", "class_index"], descending=[True, False])
     filled = table["class_index"].to_list()
@@ -160,7 +160,7 @@ def _particles(ctx: Context, inputs: Inputs, poses: pl.DataFrame) -> DataSet:
 
 @protocol(
     _ID,
-    version=6,
+    version=7,
     label="Classify in 2D",
     citations=(
         "Scheres 2012, doi:10.1016/j.jmb.2011.11.010",
@@ -185,7 +185,7 @@ def run(ctx: Context, params: Classify2dParams, inputs: Inputs) -> Outputs:
     arrays = iterate(ctx, rows, config, noise)
     state = PlanarState.from_arrays(arrays)
     table = with_shifts(rows, arrays["particle_shift_angst"], slice(None))
-    poses, sums, _ = expected(ctx, table, config, state)
+    poses, sums = expected(ctx, table, config, state)
     classes, rank = _classes(ctx, inputs, poses, config, sums)
     ctx.metric("n_classes", classes.n_items)
     ctx.metric("best_resolution_angst", _number(classes, pl.col("resolution_angst").min()))
