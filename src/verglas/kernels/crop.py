@@ -185,20 +185,11 @@ def _compiled(
     from verglas.kernels import _numba_boxes
 
     height, width = shape
-    outside = _outside_circle(shape, radius_px, image.device).reshape(shape)
-    _check_background(int(outside.sum()), ramp=ramp)
-    y, x = (torch.arange(n, dtype=torch.float64) - n // 2 for n in shape)
-    design = torch.stack(
-        [torch.ones(shape, dtype=torch.float64), x.expand(shape), y[:, None].expand(shape)]
-    )
-    used = design[:, outside] if ramp else design[:1, outside]
+    inner, normal = _background_rows(shape, radius_px)
+    _check_background(int(normal[0, 0]), ramp=ramp)
     inverse = torch.zeros(3, 3, dtype=torch.float64)
-    inverse[: len(used), : len(used)] = torch.linalg.pinv(used @ used.T, hermitian=True)
-    # the disc is one run of columns in each row; a row without it is background up to its end
-    n_left = outside[:, : width // 2].sum(1)
-    n_inner = (~outside).sum(1)
-    begin = torch.where(n_inner > 0, n_left, width)
-    inner = torch.stack([begin, begin + n_inner], dim=1)
+    n_terms = 3 if ramp else 1
+    inverse[:n_terms, :n_terms] = torch.linalg.pinv(normal[:n_terms, :n_terms], hermitian=True)
     boxes = torch.empty(len(corners), height, width)
     mean, deviation = torch.empty(2, len(corners))
     _numba_boxes.level_boxes(
@@ -212,3 +203,25 @@ def _compiled(
         deviation.numpy(),
     )
     return LevelledBoxes(boxes, mean, deviation)
+
+
+def _background_rows(shape: tuple[int, int], radius_px: float) -> tuple[Tensor, Tensor]:
+    """Where the disc begins and ends in each row, and the normal matrix of the background.
+
+    Returns:
+        `[height, 2]`, first column of the disc and first after it, the width in rows without
+        it; and `[3, 3]` of level, slope in x and slope in y about the centre pixel.
+    """
+    height, width = shape
+    y = torch.arange(height, dtype=torch.float64) - height // 2
+    x = torch.arange(width, dtype=torch.float64) - width // 2
+    reach2 = radius_px**2 - y.square()
+    begin = torch.searchsorted(x, -reach2.clamp(min=0).sqrt())
+    end = torch.searchsorted(x, reach2.clamp(min=0).sqrt(), right=True)
+    inner = torch.where(reach2[:, None] >= 0, torch.stack([begin, end], dim=1), width)
+    # sums of 1, x and x^2 over what is left of each row
+    powers = torch.stack([torch.ones_like(x), x, x.square()])
+    sums = torch.nn.functional.pad(powers.cumsum(dim=1), (1, 0))
+    one, along, square = sums[:, -1:] - sums[:, inner[:, 1]] + sums[:, inner[:, 0]]
+    entries = [one, along, y * one, along, square, y * along, y * one, y * along, y.square() * one]
+    return inner, torch.stack([entry.sum() for entry in entries]).reshape(3, 3)

@@ -267,9 +267,19 @@ def _resampled(arrays: Tensor, new_shape: Sequence[int]) -> Tensor:
         return _centred_backward(arrays_ft, new_shape)
     # centres of even axes are half-way in either box: their phases cancel
     axes = tuple(range(1, len(shape) + 1))
-    arrays_ft = resize_ft(torch.fft.rfftn(arrays, dim=axes), shape=shape, new_shape=new_shape)
+    n, m = shape[-1], new_shape[-1]
+    if m < n:
+        # columns that are cropped need no transform along the other axes; there the mirror of
+        # the new Nyquist column is its conjugate
+        columns = torch.fft.rfft(arrays, dim=-1)[..., : m // 2 + 1]
+        columns[..., -1] = 2.0 * columns[..., -1].real
+        arrays_ft = torch.fft.fftn(columns, dim=axes[:-1])
+        shape = (*shape[:-1], m)
+    else:
+        arrays_ft = torch.fft.rfftn(arrays, dim=axes)
+    arrays_ft = resize_ft(arrays_ft, shape=shape, new_shape=new_shape)
     resampled: Tensor = torch.fft.irfftn(arrays_ft, s=tuple(new_shape), dim=axes)
-    return resampled
+    return resampled.mul_(m / n) if m < n else resampled
 
 
 def _mirror(arrays_ft: Tensor) -> Tensor:
