@@ -182,7 +182,7 @@ def test_no_workers_means_none(make, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("a cluster was asked for")
 
-    monkeypatch.setattr("verglas.engine.pool.LocalCluster", refuse)
+    monkeypatch.setattr("verglas.engine.cluster.LocalCluster", refuse)
     made = make("numbers.make_row", "--count", "3", "--json").json
     answer = make("numbers.change_all", "-i", f"numbers={made['outputs'][0]['dataset']}")
     assert answer.code == 0, answer.err

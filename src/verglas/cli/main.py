@@ -4,6 +4,7 @@ Only the module of the command that is asked for is imported, and those of all c
 nothing heavy, so that help is shown at once.
 """
 
+import gc
 import os
 import sys
 import warnings
@@ -133,6 +134,11 @@ def _warn_plainly(message: Any, *_: Any, **__: Any) -> None:
 
 def main() -> None:
     """Run the command line; the entry point of the command `verglas`."""
+    # numpy's library would start threads that wait busily for work that never comes; workers,
+    # and chunks in this process, have what they may use from the engine
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    # what is imported lives on: looking for cycles in it takes a tenth of a second
+    gc.set_threshold(100_000, 50, 100)
     warnings.showwarning = _warn_plainly
     app(prog_name="verglas")
     sys.exit(0)
