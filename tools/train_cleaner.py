@@ -315,7 +315,7 @@ def fit_judge(network: DirtNetwork, examples: list[Example]) -> None:
     for each in examples:
         if not each.is_middle.any():
             continue
-        logit = network(each.values[None].float(), each.summary[None])[0]
+        logit = network.answer(each.values.float(), each.summary)
         level = torch.sinh(each.values[DIRT_LEVEL].float())
         found = gather_clues(logit, level, cells_per_diameter=_CELLS)
         clues.append(found[:, each.is_middle].T)

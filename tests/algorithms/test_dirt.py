@@ -12,8 +12,10 @@ from verglas.algorithms.picking.dirt import (
 )
 from verglas.algorithms.picking.dirt_features import (
     N_DIRT_FEATURES,
+    N_DIRT_PIXELS,
     N_DIRT_SUMMARY,
     measure_dirt_features,
+    mirror_measures,
 )
 from verglas.algorithms.picking.dirt_network import DirtNetwork
 from verglas.algorithms.picking.dirt_spread import N_DIRT_CLUES, gather_clues, spread
@@ -32,6 +34,30 @@ def test_every_cell_gets_an_answer(shape):
     clues = gather_clues(logit[0], measures[0, 0], cells_per_diameter=8.0)
     assert clues.shape == (N_DIRT_CLUES, *shape)
     assert network.judge(clues).shape == shape
+
+
+def test_a_mirrored_micrograph_gets_the_mirrored_answer():
+    torch.manual_seed(1)
+    network = DirtNetwork()
+    measures, summary = torch.randn(N_DIRT_FEATURES, 32, 64), torch.randn(N_DIRT_SUMMARY)
+    for dims in ((-1,), (-2,), (-2, -1)):
+        mirrored = mirror_measures(measures, dims)
+        torch.testing.assert_close(mirror_measures(mirrored, dims), measures)
+        torch.testing.assert_close(
+            network.answer(mirrored, summary),
+            network.answer(measures, summary).flip(dims),
+            atol=1e-5,
+            rtol=1e-5,
+        )
+
+
+def test_pixels_of_cells_are_mirrored_with_them():
+    image = torch.arange(80.0).reshape(1, 8, 10)
+    rest = torch.zeros(N_DIRT_FEATURES - N_DIRT_PIXELS, 4, 5)
+    cells = torch.cat([rest, torch.nn.functional.pixel_unshuffle(image, 2)])
+    for dims in ((-1,), (-2,), (-2, -1)):
+        expected = torch.nn.functional.pixel_unshuffle(image.flip(dims), 2)
+        torch.testing.assert_close(mirror_measures(cells, dims)[-N_DIRT_PIXELS:], expected)
 
 
 def test_measures_do_not_depend_on_grey_scale_and_size():

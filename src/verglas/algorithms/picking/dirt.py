@@ -72,7 +72,7 @@ def find_dirt(
     )
     used = (network or load_dirt_network()).to(image.device)
     measures = cells.values.permute(2, 0, 1)
-    logit = used(measures[None], cells.summary[None])[0]
+    logit = used.answer(measures, cells.summary)
     clues = gather_clues(
         logit,
         torch.sinh(measures[DIRT_LEVEL]),

@@ -7,6 +7,7 @@ known beforehand: a summary of the whole micrograph says how its measures are di
 """
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,7 @@ __all__ = [
     "N_DIRT_SUMMARY",
     "DirtFeatures",
     "measure_dirt_features",
+    "mirror_measures",
 ]
 
 DIRT_PIXELS_PER_DIAMETER = 16
@@ -196,3 +198,11 @@ def measure_dirt_features(
         origin_y_px=float(origin[1]),
         cells_per_diameter=small.diameter_px / _STRIDE_PX,
     )
+
+
+def mirror_measures(measures: Tensor, dims: Sequence[int]) -> Tensor:
+    """Flip `[N_DIRT_FEATURES, h, w]` along its last axes (-2, -1); pixels of a cell change, too."""
+    flipped = measures.flip(tuple(dims))
+    shape = (_STRIDE_PX, _STRIDE_PX, *measures.shape[-2:])
+    pixels = flipped[-N_DIRT_PIXELS:].reshape(shape).flip(tuple(dim + 2 for dim in dims))
+    return torch.cat([flipped[:-N_DIRT_PIXELS], pixels.flatten(0, 1)])

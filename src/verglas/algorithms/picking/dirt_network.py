@@ -1,6 +1,6 @@
-"""The network of the micrograph cleaner: small, fully convolutional, seeing ten diameters.
+"""The network of the micrograph cleaner: small, fully convolutional, seeing twenty diameters.
 
-It works on the measures of `dirt_features` on a lattice of eight cells a diameter. Three coarser
+It works on the measures of `dirt_features` on a lattice of eight cells a diameter. Five coarser
 levels let it follow the outline of a crystal or the rim of a film far beyond one place, and a
 summary of the whole micrograph tells it which part of what it sees is usual there.
 """
@@ -10,12 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from verglas.algorithms.picking.dirt_features import N_DIRT_FEATURES, N_DIRT_SUMMARY
+from verglas.algorithms.picking.dirt_features import (
+    N_DIRT_FEATURES,
+    N_DIRT_SUMMARY,
+    mirror_measures,
+)
 from verglas.algorithms.picking.dirt_spread import N_DIRT_CLUES
 
 __all__ = ["DirtNetwork"]
 
-_WIDTHS = (24, 40, 64, 96)
+_WIDTHS = (24, 40, 64, 96, 96, 96)
+_MIRRORS = ((), (-1,), (-2,), (-2, -1))
 
 
 def _pair(n_in: int, n_out: int) -> nn.Sequential:
@@ -69,6 +74,14 @@ class DirtNetwork(nn.Module):
             image = self.up[level](torch.cat([_grown(image, seen[level]), seen[level]], dim=1))
         logit: Tensor = self.last(image)[:, 0]
         return logit
+
+    def answer(self, measures: Tensor, summary: Tensor) -> Tensor:
+        """Average over mirrored views of one micrograph, `[N_DIRT_FEATURES, h, w]`: `[h, w]`."""
+        total = torch.zeros_like(measures[0])
+        for dims in _MIRRORS:
+            seen = mirror_measures(measures, dims)
+            total += self(seen[None], summary[None])[0].flip(dims)
+        return total / len(_MIRRORS)
 
     def judge(self, clues: Tensor) -> Tensor:
         """Weigh the clues of `gather_clues` into log-odds; at 0 a pick is dropped."""
