@@ -289,7 +289,8 @@ def symmetrise_half_volume(half_volume: Tensor, operators: Tensor) -> Tensor:
     Operators that permute the axes (all of O, D2, D4) are exact; others interpolate.
 
     Args:
-        half_volume: `[m, m, m // 2 + 1]`, complex64, Hermitian on its x = 0 plane.
+        half_volume: `[m, m, m // 2 + 1]`, complex64, or float32 and even, as weights are;
+            Hermitian on its x = 0 plane.
         operators: `[g, 3, 3]`.
 
     Returns:
@@ -301,9 +302,10 @@ def symmetrise_half_volume(half_volume: Tensor, operators: Tensor) -> Tensor:
         return _plain_symmetrise(half_volume, operators)
     from verglas.kernels.symmetrise import symmetrise_channels
 
-    channels = torch.view_as_real(half_volume.contiguous()).numpy()
-    out = symmetrise_channels(channels, operators.cpu().double().numpy())
-    return torch.view_as_complex(torch.from_numpy(out))
+    values = half_volume.contiguous()
+    channels = torch.view_as_real(values) if values.is_complex() else values[..., None]
+    out = torch.from_numpy(symmetrise_channels(channels.numpy(), operators.cpu().double().numpy()))
+    return torch.view_as_complex(out) if values.is_complex() else out[..., 0]
 
 
 def _plain_symmetrise(half_volume: Tensor, operators: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """The maximisation step: from weighted slices to regularised references."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,7 @@ from verglas.kernels.slices import (
 
 __all__ = ["Sums", "radial_mean", "reconstruct", "shell_of_voxels", "symmetrise_sums"]
 
+_VOXELS_AT_ONCE = 1_000_000
 _WEIGHT_FLOOR = 1e-3  # of the shell's mean weight; keeps empty corners of Fourier space quiet
 
 
@@ -75,8 +76,14 @@ class Sums:
 
     @staticmethod
     def from_arrays(arrays: Mapping[str, object]) -> "Sums":
-        """Rebuild from what `to_arrays` gave."""
-        return Sums(**{name: torch.as_tensor(value) for name, value in arrays.items()})
+        """Rebuild from what `to_arrays` gave, added over chunks in whatever precision.
+
+        Half volumes go back to single precision: they are the largest things there are.
+        """
+        values = {name: torch.as_tensor(value) for name, value in arrays.items()}
+        values["numerator"] = values["numerator"].to(torch.complex64)
+        values["denominator"] = values["denominator"].float()
+        return Sums(**values)
 
     def to_arrays(self) -> dict[str, object]:
         """Return numpy arrays by name, which may be added over chunks."""
@@ -100,18 +107,23 @@ def symmetrise_sums(
     denominator = complete_hermitian_plane(denominator)
     if len(operators) > 1:
         numerator = symmetrise_half_volume(numerator, operators)
-        denominator = symmetrise_half_volume(denominator.to(torch.complex64), operators).real
+        denominator = symmetrise_half_volume(denominator, operators)
     return numerator, denominator
 
 
 def shell_of_voxels(
-    shape: tuple[int, ...] | torch.Size, padding: int, *, device: torch.device | str = "cpu"
+    shape: tuple[int, ...] | torch.Size,
+    padding: int,
+    *,
+    planes: slice = slice(None),
+    device: torch.device | str = "cpu",
 ) -> Tensor:
     """Return the nearest shell of the unpadded box for each voxel of a half volume.
 
     Args:
         shape: three sides; the outer planes of one three planes thick are out of reach.
         padding: oversampling factor.
+        planes: of z that are wanted; all by default.
         device: of the result.
     """
     d, h, w = shape
@@ -120,30 +132,37 @@ def shell_of_voxels(
     if d == 3:
         z = z * 1_000_000
     # squares are whole numbers, and their roots never so near a half that float32 would err
-    z, y, x = (axis.float().square() for axis in (z, y, x))
+    z, y, x = (axis.float().square() for axis in (z[planes], y, x))
     radius = (z[:, None, None] + y[None, :, None] + x).sqrt_()
     return radius.div_(padding).round_().long()
 
 
-def radial_mean(
-    values: Tensor, *, radius: int, padding: int, shell: Tensor | None = None
-) -> Tensor:
+def _blocks(shape: torch.Size) -> Iterator[slice]:
+    """Cut a half volume into blocks of planes; what is worked out by voxel takes no more."""
+    step = max(1, _VOXELS_AT_ONCE // (shape[1] * shape[2]))
+    for start in range(0, shape[0], step):
+        yield slice(start, start + step)
+
+
+def radial_mean(values: Tensor, *, radius: int, padding: int) -> Tensor:
     """Average a real half volume over shells of the unpadded box.
 
     Args:
         values: `[d, m, m // 2 + 1]`.
         radius: last shell wanted.
         padding: oversampling factor.
-        shell: of the voxels, if it is known already.
 
     Returns:
         `[radius + 1]`, float64.
     """
-    if shell is None:
-        shell = shell_of_voxels(values.shape, padding, device=values.device)
-    shell = shell.clamp_max(radius + 1).flatten()
-    total = torch.bincount(shell, weights=values.double().flatten(), minlength=radius + 2)
-    count = torch.bincount(shell, minlength=radius + 2)
+    total = torch.zeros(radius + 2, dtype=torch.float64, device=values.device)
+    count = torch.zeros_like(total)
+    for planes in _blocks(values.shape):
+        shell = shell_of_voxels(values.shape, padding, planes=planes, device=values.device)
+        shell = shell.clamp_max_(radius + 1).flatten()
+        weights = values[planes].double().flatten()
+        total += torch.bincount(shell, weights=weights, minlength=radius + 2)
+        count += torch.bincount(shell, minlength=radius + 2)
     return (total / count.clamp_min(1))[: radius + 1]
 
 
@@ -175,16 +194,18 @@ def reconstruct(
     Returns:
         `[box, box, box]`, or `[box, box]` when planar.
     """
-    shell = shell_of_voxels(denominator.shape, padding, device=denominator.device)
-    mean = radial_mean(denominator, radius=radius, padding=padding, shell=shell)
-    inside = shell <= radius
-    shell = shell.clamp_max(radius)
-    floor = (_WEIGHT_FLOOR * mean + 1e-30).float()[shell]
-    weight = denominator
+    mean = radial_mean(denominator, radius=radius, padding=padding)
+    floor = (_WEIGHT_FLOOR * mean + 1e-30).float()
+    prior = torch.zeros_like(floor)
     if inverse_snr is not None:
-        prior = (mean * inverse_snr.to(mean).clamp_max(1e12)).float()[shell]
-        weight = weight + prior
-    quotient = torch.where(inside, numerator / torch.maximum(weight, floor), 0)
+        prior = (mean * inverse_snr.to(mean).clamp_max(1e12)).float()
+    quotient = torch.empty_like(numerator)
+    for planes in _blocks(numerator.shape):
+        shell = shell_of_voxels(numerator.shape, padding, planes=planes, device=denominator.device)
+        inside = shell <= radius
+        shell.clamp_max_(radius)
+        weight = torch.maximum(denominator[planes] + prior[shell], floor[shell])
+        quotient[planes] = torch.where(inside, numerator[planes] / weight, 0)
     if planar:
         return half_plane_to_image(quotient[None], box=box, padding=padding)[0]
     return half_volume_to_volume(quotient[None], box=box, padding=padding)[0]
