@@ -259,7 +259,7 @@ def _centred_backward(arrays_ft: Tensor, shape: Sequence[int]) -> Tensor:
 
 def _resampled(arrays: Tensor, new_shape: Sequence[int]) -> Tensor:
     """Resample images or volumes in Fourier space about their centres."""
-    shape = arrays.shape[1:]
+    shape = tuple(arrays.shape[1:])
     if any(n % 2 for n in (*shape, *new_shape)):
         arrays_ft = resize_ft(
             _centred_forward(arrays, len(shape)), shape=shape, new_shape=new_shape
