@@ -14,8 +14,10 @@ from tests.protocols.simulated import (
 )
 from tests.tolerance import assert_close_to_peak
 from verglas.algorithms.pose_error import compare_poses
-from verglas.core.errors import ParamsError, PortError
+from verglas.core.errors import ParamsError, PortError, UserError
+from verglas.core.memory import Memory
 from verglas.io.mrc import read_mrc
+from verglas.protocols.refine3d import refine_3d
 from verglas.protocols.refine3d.refine_3d import Inputs, Refine3dParams, run
 from verglas.sdk.testing import LocalContext, check_protocol
 
@@ -53,6 +55,18 @@ def test_refinement_finds_poses_and_half_maps(tmp_path):
     assert set(found["half_set"].to_list()) == {1, 2}
     # 6 of the 120 are searched again without thrift in each search
     assert ctx.metrics["search_recall"] > 0.8
+
+
+def test_too_little_memory_is_told_before_anything_is_done(tmp_path, monkeypatch):
+    inputs = _inputs(tmp_path, simulated("apoferritin", 40, 1.0))
+    monkeypatch.setattr(refine_3d, "memory_of_machine", lambda: Memory(0.5, 0.4))
+    ctx = LocalContext(tmp_path)
+    with pytest.raises(UserError, match=r"refinement of 36 px to 11 Å takes about 1\.\d GB"):
+        run(ctx, PARAMS, inputs)
+    monkeypatch.setattr(refine_3d, "memory_of_machine", lambda: Memory(8.0, 0.4))
+    tight = LocalContext(tmp_path, job="0002-tight")
+    run(tight, PARAMS.model_copy(update={"max_iterations": 1}), inputs)
+    assert any("0.4 GB are free" in text for text in tight.warnings)
 
 
 def test_chunks_on_another_device_give_the_same_map(tmp_path):

@@ -16,10 +16,11 @@ nor sharpened: `volumes.postprocess` does that.
 """
 
 import math
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
 
+from verglas.core.memory import check_memory, memory_of_machine
 from verglas.model import CURVES, PARTICLES, VOLUMES, DataSet
 from verglas.protocols._particles import ParticleStack, initial_noise, read_stack
 from verglas.protocols._poses import diameter_of
@@ -37,6 +38,9 @@ from verglas.protocols.refine3d._halves import (
 )
 from verglas.protocols.refine3d._outputs import fsc_curve, posed_particles, refined_volumes
 from verglas.sdk import Context, Params, Ports, param, port, protocol
+
+if TYPE_CHECKING:
+    from verglas.algorithms.em.refine_state import RefineConfig
 
 __all__ = ["Inputs", "Outputs", "Refine3dParams", "run"]
 
@@ -125,6 +129,20 @@ def _make_config(params: Refine3dParams, inputs: Inputs, stack: ParticleStack, s
     )
 
 
+def _check_memory(ctx: Context, config: "RefineConfig") -> None:
+    """Refuse to begin what cannot end for want of memory."""
+    from verglas.algorithms.em.memory import refinement_memory_gb
+
+    said = check_memory(
+        refinement_memory_gb(config.max_radius, padding=config.padding),
+        f"a refinement of {config.box} px to {config.extent_angst / config.max_radius:.2g} Å",
+        "bin the particles, or set max_resolution_angst",
+        memory_of_machine(),
+    )
+    if said:
+        ctx.warn(said)
+
+
 @protocol(
     _ID,
     version=4,
@@ -141,6 +159,7 @@ def run(ctx: Context, params: Refine3dParams, inputs: Inputs) -> Outputs:
 
     stack = read_stack(inputs.particles, extra=("half_set",), needed_by=_ID)
     config = _make_config(params, inputs, stack, ctx.seed)
+    _check_memory(ctx, config)
     stack, noise = initial_noise(ctx, stack, radius=config.max_radius)
     rows = with_halves(stack, ctx.seed, needed_by=_ID)
     start = scaled_start(ctx, rows, reference_map(ctx, inputs.reference, config), config, noise)
