@@ -5,8 +5,10 @@ import sys
 
 import numpy as np
 import pytest
+import scipy.fft
 import torch
 
+from verglas.kernels import real_fft
 from verglas.kernels.half_volumes import half_volume_of
 from verglas.kernels.rotations import angles_of_rotations, rotations_of_angles, turned
 from verglas.kernels.slices import volume_to_half_volume
@@ -38,8 +40,36 @@ def test_a_frame_turns_as_the_kernel_says(length):
     np.testing.assert_allclose(turned(rotations, vectors), expected, atol=1e-12)
 
 
+@pytest.mark.parametrize("is_alone", [True, False])
+def test_transforms_are_those_of_scipy(is_alone, monkeypatch):
+    if not is_alone:
+        monkeypatch.setattr(real_fft, "_load", lambda: None)
+        monkeypatch.delitem(sys.modules, real_fft._MODULE, raising=False)
+    real_fft._transforms.cache_clear()
+    values = np.random.default_rng(0).normal(size=(3, 9, 12)).astype(np.float32)
+    for n_axes in (2, 3):
+        axes = tuple(range(3 - n_axes, 3))
+        found = real_fft.rfftn(values, n_axes)
+        assert found.dtype == np.complex64
+        assert np.abs(found - scipy.fft.rfftn(values, axes=axes)).max() < 1e-4
+        assert np.abs(real_fft.irfftn(found, n_axes) - values).max() < 1e-5
+    real_fft._transforms.cache_clear()
+
+
+def test_transforms_do_not_load_the_rest_of_scipy():
+    code = (
+        "import sys, numpy as np\n"
+        "from verglas.kernels.real_fft import rfftn\n"
+        "rfftn(np.ones((2, 4, 4), 'f4'), 2)\n"
+        "assert 'scipy.special' not in sys.modules\n"
+        "import scipy.fft\n"
+        "assert scipy.fft.rfft(np.ones(4))[0] == 4\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_none_of_it_loads_torch_or_numba():
-    modules = ("rotations", "half_volumes", "disc_list", "point_groups", "_machine_code")
+    modules = ("rotations", "half_volumes", "disc_list", "real_fft", "_machine_code")
     code = "import sys\n" + "\n".join(f"import verglas.kernels.{name}" for name in modules)
     code += "\nassert not {'torch', 'numba'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

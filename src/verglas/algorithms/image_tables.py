@@ -84,12 +84,12 @@ def aberration_tables(groups: Sequence[Aberrations], box: int, extent_angst: flo
     return Tables((odd / turn).astype(np.float32), (even / turn).astype(np.float32), matrix)
 
 
-def ctf_phases(images: Images, matrix: Double, extent_angst: float) -> Real:
+def ctf_phases(images: Images, matrix_img_to_map: Double, extent_angst: float) -> Real:
     """Write the CTF's argument, in turns, as a polynomial of Fourier pixels.
 
     Args:
         images: `b` entries.
-        matrix: `[b, 2, 2]`, from an image's frequencies to those the CTF is given in.
+        matrix_img_to_map: `[b, 2, 2]`, of frequencies; the CTF is given in those of the map.
         extent_angst: side of the box.
 
     Returns:
@@ -103,8 +103,9 @@ def ctf_phases(images: Images, matrix: Double, extent_angst: float) -> Real:
     angle = 2 * np.radians(images.defocus_angle_deg)
     cosine, sine = half * np.cos(angle), half * np.sin(angle)
     form = np.stack([mean + cosine, sine, sine, mean - cosine], axis=1).reshape(-1, 2, 2)
-    transposed = np.swapaxes(matrix, 1, 2)
-    form, square = transposed @ form @ matrix, transposed @ matrix
+    transposed = np.swapaxes(matrix_img_to_map, 1, 2)
+    form = transposed @ form @ matrix_img_to_map
+    square = transposed @ matrix_img_to_map
     out = np.zeros((len(wavelength), 8))
     out[:, 0] = np.arcsin(images.amplitude_contrast) / (2 * np.pi) + images.phase_shift_deg / 360
     out[:, 4] = -images.spherical_aberration_mm * 1e7 * wavelength**3 / 4 * pixel**2

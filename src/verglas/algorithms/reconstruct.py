@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from verglas.algorithms.image_tables import Images, Tables, ctf_phases, wavelengths_angst
 from verglas.kernels._machine_code import CompiledLoop
 from verglas.kernels.point_groups import group_operators
+from verglas.kernels.real_fft import irfftn, rfftn
 from verglas.kernels.symmetrise import symmetrise_channels
 
 __all__ = [
@@ -157,9 +158,7 @@ def add_images(
         config: of the run.
         tables: from `aberration_tables`.
     """
-    from scipy.fft import rfft2
-
-    pictures_ft = rfft2(pictures)
+    pictures_ft = rfftn(pictures, 2)
     matrix = tables.matrix[images.group]
     common = (
         pictures_ft.view(np.float32).reshape(*pictures_ft.shape, 2),
@@ -243,8 +242,6 @@ def _completed(stored: NDArray[np.floating], config: ReconstructConfig) -> Real:
 
 def _to_real_space(sums: Real, config: ReconstructConfig, snr: Double | None) -> Real:
     """Divide by the weights, with the prior <weight> / SNR of each shell, and transform."""
-    from scipy.fft import irfftn
-
     total, count = np.zeros((2, config.radius + 1))
     _radial_weight(sums, config.oversampling, total, count)
     mean = total / np.maximum(count, 1)
@@ -260,7 +257,7 @@ def _to_real_space(sums: Real, config: ReconstructConfig, snr: Double | None) ->
         prior.astype(np.float32),
         volume_ft,
     )
-    volume = irfftn(volume_ft, s=(period,) * 3, overwrite_x=True)
+    volume = irfftn(volume_ft, 3)
     start = period // 2 - box // 2
     kept = volume[start : start + box, start : start + box, start : start + box]
     window = np.sinc((np.arange(box) - box // 2) / period) ** 2
@@ -270,10 +267,8 @@ def _to_real_space(sums: Real, config: ReconstructConfig, snr: Double | None) ->
 
 
 def _half_map_fsc(halves: Real, config: ReconstructConfig) -> Double:
-    from scipy.fft import rfftn
-
     mask = _soft_sphere(config)
-    a_ft, b_ft = (rfftn(half * mask) for half in halves)
+    a_ft, b_ft = (rfftn(half * mask, 3) for half in halves)
     sums = np.zeros((3, config.radius + 1))
     _shell_products(a_ft, b_ft, sums)
     cross, a_power, b_power = sums

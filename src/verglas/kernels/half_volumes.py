@@ -5,6 +5,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from verglas.kernels.real_fft import rfftn
+
 __all__ = ["half_volume_of", "half_volume_size"]
 
 
@@ -26,8 +28,6 @@ def half_volume_of(
     Returns:
         `[m, m, m // 2 + 1]`, `m = half_volume_size(radius, padding)`.
     """
-    from scipy.fft import rfftn
-
     n = volume.shape[-1]
     period = n * padding
     window = np.sinc((np.arange(n) - n // 2) / period) ** 2
@@ -36,7 +36,7 @@ def half_volume_of(
     padded = np.zeros((period,) * 3, np.float32)
     padded[:n, :n, :n] = volume * scale[:, None, None] * scale[:, None] * scale
     padded = np.roll(padded, (-(n // 2),) * 3, (0, 1, 2))
-    volume_ft = rfftn(padded, overwrite_x=True)
+    volume_ft = rfftn(padded, 3)
     m = half_volume_size(radius, padding)
     usable = min(m // 2, (period - 1) // 2)
     wanted = np.arange(-usable, usable + 1) % period

@@ -438,9 +438,9 @@ def add_shell_power(
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
     """Sum half the squared modulus of the images' transforms by group and shell."""
     import numpy as np
-    from scipy.fft import rfft2
 
     from verglas.kernels.disc_list import list_disc
+    from verglas.kernels.real_fft import rfftn
 
     power, count = np.zeros((2, n_groups, radius + 1))
     kept = []
@@ -450,7 +450,7 @@ def add_shell_power(
         if not block.height:
             continue
         disc = list_disc(images.shape[-1], radius)
-        images_ft = rfft2(images).reshape(len(images), -1)[:, disc.index]
+        images_ft = rfftn(images, 2).reshape(len(images), -1)[:, disc.index]
         square = images_ft.real**2 + images_ft.imag**2
         # shells follow one another in the list; that of the origin is empty
         by_shell = np.add.reduceat(square, disc.ends[:-1], axis=1, dtype=np.float64)

@@ -20,6 +20,7 @@ from verglas.algorithms.em import ascent
 from verglas.algorithms.image_tables import Images, Tables, ctf_phases
 from verglas.kernels._machine_code import CompiledLoop
 from verglas.kernels.disc_list import DiscList
+from verglas.kernels.real_fft import rfftn
 from verglas.kernels.rotations import turned
 
 __all__ = [
@@ -169,8 +170,6 @@ def local_views(
         disc: the coefficients, of box n.
         pixel_size_angst: of the images.
     """
-    from scipy.fft import rfft2
-
     n, n_k = len(pictures), len(disc.shell)
     signal = np.empty((n, 2 * n_k), np.float32)
     weight = np.empty((n, n_k), np.float32)
@@ -179,7 +178,7 @@ def local_views(
     phases = ctf_phases(images, same, disc.box * pixel_size_angst)
     inverse_noise = (1 / noise_power).astype(np.float32)
     frequencies = np.ascontiguousarray(disc.frequencies_px.T, np.int32)
-    pictures_ft = rfft2(pictures)
+    pictures_ft = rfftn(pictures, 2)
     _whiten(
         pictures_ft.view(np.float32).reshape(*pictures_ft.shape, 2),
         phases,
