@@ -58,8 +58,7 @@ def run_em(
         bool,
         typer.Option(
             "--gpu",
-            help="Instead: compare GPU and processor, and refine 100,000 images of 128 px; "
-            "refinement does not use a GPU yet, so that this shows where it stands.",
+            help="Instead: compare GPU and processor, then refine 100,000 images of 128 px.",
         ),
     ] = False,
     limit_s: Annotated[
