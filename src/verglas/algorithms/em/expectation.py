@@ -18,6 +18,7 @@ from verglas.algorithms.em.polish import polish
 from verglas.algorithms.em.references import Poses, References
 from verglas.algorithms.em.search import Profile
 from verglas.algorithms.views import Views
+from verglas.kernels.fused import is_fused
 from verglas.kernels.slices import insert_slices
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
 _LADDER_GB = 0.5
 _BLOCK = 256  # views in the continuous stage at a time
 _BLOCK_ON_GPU = 2048
+_FUSED_BYTES, _PLAIN_BYTES = 40, 400  # of a coefficient at one pose, with and without Triton
 _TOP_ROWS = 8  # for each start wanted; neighbours of better ones are passed over
 
 
@@ -180,7 +182,7 @@ def _polished(
     """Run the continuous stage block by block; starts are sorted by view."""
     if search.polish is None:
         raise ValueError("search has no continuous stage")
-    size = _BLOCK if views.device.type == "cpu" else _BLOCK_ON_GPU
+    size = _block_of_views(views, search.polish.n_starts)
     edges = torch.arange(0, len(views) + size, size, device=views.device)
     ends = torch.searchsorted(starts.view, edges).tolist()
     parts = []
@@ -200,6 +202,16 @@ def _polished(
             )
         )
     return Poses.join(parts)
+
+
+def _block_of_views(views: Views, n_starts: int) -> int:
+    """Return how many views the continuous stage takes at a time."""
+    if views.device.type == "cpu":
+        return _BLOCK
+    of_coefficient = _FUSED_BYTES if is_fused(views.data) else _PLAIN_BYTES
+    per_view = n_starts * views.disc.n_coefficients * of_coefficient
+    budget = budget_gb(_LADDER_GB, views.device)
+    return block_size(per_view, budget_gb=budget, most=_BLOCK_ON_GPU)
 
 
 def scatter(
