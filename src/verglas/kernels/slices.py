@@ -313,7 +313,7 @@ def _plain_symmetrise(half_volume: Tensor, operators: Tensor) -> Tensor:
     m, _, width = half_volume.shape
     axis = torch.arange(m, device=half_volume.device, dtype=torch.float32) - m // 2
     blocks = []
-    for z in axis.split(max(1, _VOXELS_AT_ONCE // (m * width))):
+    for z in torch.split(axis, max(1, _VOXELS_AT_ONCE // (m * width))):
         mesh = torch.meshgrid(z, axis, axis[m // 2 :], indexing="ij")
         points = torch.stack(mesh[::-1], -1)
         inside = points.square().sum(-1) <= (m // 2 - 1) ** 2
