@@ -18,8 +18,9 @@ def _align(step: MethodStep) -> str:
     what = f"The frames of {count_text(n, 'movies')}" if n is not None else "Movie frames"
     local = ", of the whole frame and, where held-out parts bore it out, of its parts,"
     text = (
-        f"{what} were aligned by maximum likelihood"
+        f"{what} were aligned by the most probable motion"
         f"{local if step.get('use_local_motion') is not False else ''}"
+        " under a Gaussian-process prior learnt from each movie"
         f"{step.text(' with detail to {}', 'max_res_angst')}"
         f"{step.text(' (median path {})', 'median_travel_angst')}"
     )
