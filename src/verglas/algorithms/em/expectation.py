@@ -19,6 +19,7 @@ from verglas.algorithms.em.references import Poses, References
 from verglas.algorithms.em.search import Profile
 from verglas.algorithms.views import Views
 from verglas.kernels.fused import is_fused
+from verglas.kernels.products import coarse_products
 from verglas.kernels.slices import insert_slices
 
 __all__ = [
@@ -70,7 +71,8 @@ def expect(
     disc = views.disc.prefix(search.levels[0].radius)
     bank = Bank.make(disc, references, search.rotations_ref_to_img)
     if search.polish:
-        starts = _starts(views, centre, bank, references, search, search.polish.n_starts)
+        with coarse_products():
+            starts = _starts(views, centre, bank, references, search, search.polish.n_starts)
         if known is not None:
             starts = Starts.join([known, starts]).by_view()
         return _polished(views, references, starts, search, sums, window), sums
