@@ -11,6 +11,7 @@ from tests.elsewhere import elsewhere
 from tests.tolerance import assert_close_to_peak, assert_exact
 from verglas.algorithms.devices import to_device
 from verglas.algorithms.em.expectation import Level, References, Search, expect
+from verglas.algorithms.em.known_poses import expect_known
 from verglas.algorithms.em.refine import half_maps, update
 from verglas.algorithms.em.refine_start import initial_state
 from verglas.algorithms.em.refine_state import RefineConfig
@@ -98,6 +99,28 @@ def test_maximisation_elsewhere_makes_the_same_maps():
     assert_close_to_peak(halves_there, halves, 1e-4)
     assert_close_to_peak(there.noise_power, here.noise_power)
     assert there.shell == here.shell
+
+
+def test_views_at_known_poses_elsewhere_give_the_same_sums():
+    """8 views of two references, scored at their poses as a classification does."""
+    setting = make_setting(n_references=2, radius=6, box=16)
+    truth = random_rotations(8, generator=torch.Generator().manual_seed(1))
+    shifts = torch.zeros(8, 2).double()
+    views = draw_views(setting, truth, shifts, seed=2)
+    references = References(setting.half_volumes, torch.tensor([-0.5, -1.0]), 2, planar=False)
+
+    def expected_on(device):
+        there = [to_device(value, device) for value in (views, references, truth, shifts)]
+        poses = {"rotations_ref_to_img": there[2], "shifts_angst": there[3]}
+        found = expect_known(*there[:2], n_groups=1, noise_radius_angst=20.0, **poses)
+        return to_device(found, "cpu")
+
+    poses, sums = expected_on("cpu")
+    with elsewhere() as device:
+        poses_there, sums_there = expected_on(device)
+    for name, expected in vars(sums).items():
+        assert_close_to_peak(getattr(sums_there, name), expected, 1e-4)
+    assert_exact(poses_there.reference, poses.reference)
 
 
 @pytest.mark.parametrize("symmetry", ["O", "D3"])
