@@ -1,6 +1,10 @@
 """The network of the cleaner takes any size, and marks what is not ice."""
 
+import csv
+from pathlib import Path
+
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
@@ -19,6 +23,9 @@ from verglas.algorithms.picking.dirt_features import (
 )
 from verglas.algorithms.picking.dirt_network import DirtNetwork
 from verglas.algorithms.picking.dirt_spread import N_DIRT_CLUES, gather_clues, spread
+from verglas.io.mrc import read_mrc
+from verglas.simulate.contamination import ContaminationConfig, contaminate, draw_contamination
+from verglas.simulate.particles import Optics
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (33, 50), (61, 29)])
@@ -111,6 +118,48 @@ def test_places_at_the_border_are_in_and_those_beyond_are_out():
     value = place_dirt(dirt, places)
     assert (value[:3] < 1.0).all()
     assert (value[3:] == 1.0).all()
+
+
+@pytest.mark.parametrize("seed", [2, 5])
+def test_carbon_is_marked_to_its_inside(seed):
+    """Ice without particles, 480 x 560 px of 4 Å, 640 electrons a pixel, film of about 200 Å."""
+    rng = np.random.default_rng(seed)
+    optics = Optics(4.0, 300.0, 2.7, 0.1)
+    film = draw_contamination(
+        ContaminationConfig(carbon_probability=1.0, crystals=0, aggregates=0, tears=0),
+        shape=(480, 560),
+        optics=optics,
+        rng=rng,
+    )
+    values = {"u_angst": 15000.0, "v_angst": 14800.0, "angle_deg": 20.0}
+    row = pl.DataFrame([{f"defocus_{k}": v for k, v in values.items()} | {"phase_shift_deg": 0.0}])
+    clean = rng.poisson(640.0, (480, 560))
+    image = contaminate(clean, film, micrograph=row, optics=optics, rng=rng)
+    dirt = find_dirt(torch.from_numpy(image), pixel_size_angst=4.0, diameter_angst=150.0)
+    places = torch.from_numpy(rng.uniform(20, 460, (500, 2)))
+    is_marked = (place_dirt(dirt, places) > 0.5).numpy()
+    is_carbon = film.mask[places[:, 1].long(), places[:, 0].long()] > 0
+    assert 20 < is_carbon.sum() < 480
+    assert is_marked[is_carbon].mean() > 0.95
+    assert is_marked[~is_carbon].mean() < 0.05
+
+
+@pytest.mark.data
+def test_real_picks_are_kept():
+    """13 micrographs of apoferritin, 1240 x 1200 px of 1.5 Å; 0.6 % of 2169 picks go."""
+    folder = Path(__file__).parents[3] / "shared/data/micrographs/apoferritin_EMPIAR-10146"
+    if not folder.exists():
+        pytest.skip("no data")
+    with (folder / "reference_picks.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    network, lost = load_dirt_network(), 0
+    for name in sorted({row["micrograph"] for row in rows}):
+        places = [[float(row["x"]), float(row["y"])] for row in rows if row["micrograph"] == name]
+        image = read_mrc(folder / name)[0]
+        tensor = torch.from_numpy(image.reshape(image.shape[-2:]).astype(np.float32))
+        dirt = find_dirt(tensor, pixel_size_angst=1.5, diameter_angst=130.0, network=network)
+        lost += int((place_dirt(dirt, torch.tensor(places)) > 0.5).sum())
+    assert lost <= 0.02 * len(rows)
 
 
 def test_weights_are_small():
