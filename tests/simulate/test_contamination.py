@@ -146,3 +146,11 @@ def test_wrong_sizes_are_refused():
         ContaminationConfig(carbon_probability=1.5)
     with pytest.raises(ValueError, match="negative"):
         ContaminationConfig(crystals=-1.0)
+
+
+def test_a_crystal_counts_from_where_it_can_be_seen():
+    """Ice of 30 Å takes 1 % of the electrons; thinner rims are no dirt."""
+    lost = -np.log(_only("crystal").transmission) * 3200.0
+    covered = _only("crystal").mask > 0
+    assert lost[covered].min() > 29.0
+    assert lost[~covered].max() < 31.0

@@ -1,5 +1,7 @@
 """Fields for training are seeded, hold what they say, and know every shape."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -74,3 +76,17 @@ def test_particles_are_bright_where_the_truth_says():
 def test_an_empty_field_has_no_centres():
     field = draw_training_field(np.random.default_rng(4), FieldConfig(empty_fraction=1.0))
     assert field.centres_px.shape == (0, 2)
+
+
+def test_particles_seen_through_dirt_get_no_centres():
+    """The image changes where they lie, and all centres given are outside of the dirt."""
+    hidden = FieldConfig(dirt_fraction=1.0, empty_fraction=0.0, min_snr=3.0, max_snr=3.1)
+    shown = replace(hidden, covered_fraction=1.0)
+    n_seen = 0
+    for seed in range(8):
+        field = draw_training_field(np.random.default_rng(seed), shown)
+        plain = draw_training_field(np.random.default_rng(seed), hidden)
+        assert np.array_equal(field.dirt, plain.dirt)
+        assert np.array_equal(field.centres_px, plain.centres_px)
+        n_seen += not np.array_equal(field.image, plain.image)
+    assert n_seen > 0
