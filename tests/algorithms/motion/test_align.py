@@ -138,6 +138,25 @@ def test_frame_alone_is_its_own_sum():
     assert found.sums.odd is None
 
 
+@pytest.mark.parametrize("level", [0.0, -5.0])
+def test_frames_without_counts_are_aligned(level):
+    # 160 x 160 x 6, 4 counts a pixel, contrast 0.2, about a level that tells of no exposure
+    path = drift(6, 1)
+    frames = moving_movie(160, path, counts=4.0, contrast=0.2).frames.astype(np.float32)
+    movie = ArrayMovie(frames - frames.mean() + level)
+    found = align_movie(movie, WHOLE, pixel_size_angst=PIXEL)
+    assert rms(found.motion.path_angst / PIXEL - path) <= 0.3
+
+
+@pytest.mark.parametrize("n_frames", [2, 3])
+def test_few_frames_are_aligned(n_frames):
+    # 160 x 160, 8 counts a pixel, contrast 0.2
+    path = drift(n_frames, 1)
+    movie = moving_movie(160, path, counts=8.0, contrast=0.2)
+    found = align_movie(movie, AlignConfig(patch_angst=60.0), pixel_size_angst=PIXEL)
+    assert rms(found.motion.path_angst / PIXEL - path) <= 0.3
+
+
 def test_constant_frames_are_left_out():
     movie = moving_movie(96, drift(6, 2), counts=4.0, contrast=0.2)
     movie.frames[3] = 7

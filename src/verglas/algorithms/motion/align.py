@@ -51,6 +51,7 @@ _BLUR_ANGST = 6.0
 # 1 e/A^2 (McMullan 2015, doi:10.1016/j.ultramic.2015.07.004): 2 pi^2 / 3 of exp(-x k^2)
 _WATER_ANGST2 = 6.6
 _NEARLY_PX = 0.05
+_USUAL_DOSE_E_PER_ANGST2 = 1.0
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,8 @@ def align_movie(
         used = frames.survey.used
         if len(used) > 1:
             dose = frame_dose_e_per_angst2 or frames.survey.mean / pixel_size_angst**2
+            # frames without counts, as of a background taken away, do not tell their exposure
+            dose = dose if dose > 0 else _USUAL_DOSE_E_PER_ANGST2
             found = _find_motion(frames, config, pixel_size_angst, dose, pool, threads)
         else:
             found = _Motion(_no_motion(frames, pixel_size_angst))

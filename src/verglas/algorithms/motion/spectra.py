@@ -20,6 +20,7 @@ _SLOW = 0.4  # share of the fading signal that is left at the end of the movie
 _STRENGTH_SPREAD = 2.0  # of the signal's power from patch to patch: carbon next to ice
 _STRENGTHS = (1e-3, 50.0)
 _LEAST_NOISE = 0.5  # of the median of finer shells
+_LEAST_SHARE = 0.05  # of the power of fine shells that is noise
 _EDGE_SHARE = 0.02  # of the signal of a patch: pixels that its edge may have gained or lost
 _SHAPE_SPREAD = 1.0  # of the power of a patch in a shell
 _PATCH_SMOOTHING = np.array([0.5, 1.0, 1.0, 1.0, 0.5])
@@ -134,7 +135,8 @@ def measure_spectra(
     mixed, both = fading @ pairs, fading**2 @ pairs
     signal = lasting / pairs.sum()
     mean = alone / n_frames
-    if memory.any():
+    # one pair of frames does not tell what fades
+    if memory.any() and n_frames > 2:
         signal, fades = _two_signals(
             lasting, _smooth(evidence.near.sum(axis=0) / count), pairs.sum(), mixed, both
         )
@@ -145,7 +147,7 @@ def measure_spectra(
     spread = mean * np.sqrt(2.0 / pairs.sum() / count)
     signal = np.where(signal > spread, signal, 0.0)
     fades = np.where(fades > mean * np.sqrt(2.0 / np.maximum(both, 1e-9) / count), fades, 0.0)
-    noise = _noise(mean - signal - fades)
+    noise = _noise(mean - signal - fades, mean)
     strength = _strengths(known, evidence, (signal, noise, fades), counted, pairs.sum())
     each, noises = _of_patches(
         evidence.lasting, own, strength, (signal, noise, fades), counted, n_frames
@@ -224,14 +226,15 @@ def _blur(lines: Double, kernel: Double) -> Double:
     return np.asarray(sum(k * wide[:, i : i + lines.shape[1]] for i, k in enumerate(kernel)))
 
 
-def _noise(rest: Double) -> Double:
-    """Noise of each shell.
+def _noise(rest: Double, power: Double) -> Double:
+    """Noise of each shell: what signal leaves of the power, where it is noise at all.
 
     Counting noise is nearly white, so that a slow shell full of signal has no less of it than
-    the others; and a patch whose edges cut through strong features is not just moved.
+    the others; and hardly any frame is without it.
     """
-    fine = rest[len(rest) // 3 :]
-    return np.asarray(np.maximum(rest, _LEAST_NOISE * max(float(np.median(fine)), 1e-30)))
+    fine = slice(len(rest) // 3, None)
+    level = max(float(np.median(rest[fine])), _LEAST_SHARE * float(np.median(power[fine])), 1e-30)
+    return np.asarray(np.maximum(rest, _LEAST_NOISE * level))
 
 
 def _laplacian(links: Double) -> Double:
