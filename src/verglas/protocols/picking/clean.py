@@ -1,8 +1,8 @@
 """Drop picks on carbon, ice crystals, aggregates and tears.
 
 A small convolutional network, trained on simulated micrographs, marks contaminated places: those
-whose grey level, variations at all scales and outlines are not those of ice and particles. A
-pick is dropped where the middle of the particle is likelier than `max_dirt` contaminated, where
+whose grey level, variations at all scales and outlines are not those of ice and particles, and
+what lies at one grey level within such outlines. A pick is dropped where the middle of the particle is likelier than `max_dirt` contaminated, where
 the image is blank, and within `edge_angst` of the border. The mask of every micrograph is kept as
 a picture beside it (`mask_path`, white is contaminated), and drawn over the thumbnail.
 
@@ -180,7 +180,7 @@ def _unless_everywhere(ctx: Context, made: pl.DataFrame, limit: float) -> pl.Dat
 
 @protocol(
     _ID,
-    version=3,
+    version=4,
     label="Clean picks",
     citations=("Sanchez-Garcia et al. 2020, doi:10.1016/j.jsb.2020.107498",),
 )
