@@ -2,9 +2,10 @@
 
 A small convolutional network, trained on simulated micrographs, marks contaminated places: those
 whose grey level, variations at all scales and outlines are not those of ice and particles, and
-what lies at one grey level within such outlines. A pick is dropped where the middle of the particle is likelier than `max_dirt` contaminated, where
-the image is blank, and within `edge_angst` of the border. The mask of every micrograph is kept as
-a picture beside it (`mask_path`, white is contaminated), and drawn over the thumbnail.
+what lies at one grey level within such outlines. A pick is dropped where the middle of the
+particle is likelier than `max_dirt` contaminated, where the image is blank, and within
+`edge_angst` of the border. The mask of every micrograph is kept as a picture beside it
+(`mask_path`, white is contaminated), and drawn over the thumbnail.
 
 Where more than `max_masked_fraction` is masked in more than half of the micrographs, the support
 is carbon everywhere: nothing is dropped in those, and a warning says so. A single micrograph
