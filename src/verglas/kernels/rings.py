@@ -212,13 +212,13 @@ def ring_orders(rings: Tensor, grid: RingGrid) -> Tensor:
         orders below zero are `(-1)^m` times the conjugate.
     """
     shape = (grid.n_orders, *rings.shape[1:-1])
-    out = torch.empty(shape, dtype=torch.complex64)
+    out = torch.empty(shape, dtype=torch.complex64, device=rings.device)
     for odd in (0, 1):
         order = torch.arange(odd, grid.n_orders, 2, dtype=torch.float64)
         turn = grid.angles_rad[:, None] * order
         # x + (-1)^m conj(x): even orders see the real part alone, odd orders the imaginary
         waves = [turn.sin(), turn.cos()] if odd else [turn.cos(), -turn.sin()]
-        matrix = torch.stack(waves, -1).flatten(1).float() / grid.n_half
+        matrix = torch.stack(waves, -1).flatten(1).to(rings) / grid.n_half
         found = (rings[odd] @ matrix).view(*shape[1:], -1, 2)
         out[odd::2] = torch.view_as_complex(found).movedim(-1, 0)
     return out

@@ -6,6 +6,9 @@ import pytest
 import torch
 
 from tests.algorithms.em.model_images import PIXEL_ANGST, draw_views, in_plane, make_setting
+from tests.elsewhere import elsewhere
+from tests.tolerance import assert_close_to_peak, assert_exact
+from verglas.algorithms.devices import to_device
 from verglas.algorithms.em.average import CompactSpace, RingSums, plain_averages
 from verglas.algorithms.em.search import posterior_of_bank, shift_grid
 from verglas.algorithms.em.turning import expect_turned
@@ -192,3 +195,20 @@ def test_grid_of_rotations_is_as_fine_as_the_orders():
     turning = turning_of(images)
     assert turning.n_psi >= 2 * turning.grid.n_orders - 1
     assert len(in_plane(turning.n_psi)) == len(turning.psi_deg)
+
+
+def test_rings_on_another_device_say_the_same():
+    """12 views; the device is made up."""
+    setting, images = planar_setting()
+    views, *_ = some_views(setting, 12)
+    turning, centre = turning_of(images), torch.zeros(12, 2, dtype=torch.float64)
+    poses, sums = expect_turned(views, turning, n_groups=1, shifts_angst=centre)
+    with elsewhere() as device:
+        found = expect_turned(
+            to_device(views, device), turning, n_groups=1, shifts_angst=centre.to(device)
+        )
+        poses_there, sums_there = to_device(found, "cpu")
+    for name, expected in vars(sums).items():
+        assert_close_to_peak(getattr(sums_there, name), expected)
+    assert_exact(poses_there.reference, poses.reference)
+    assert_exact(poses_there.psi_deg, poses.psi_deg)

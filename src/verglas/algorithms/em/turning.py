@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from verglas.algorithms.devices import to_device
 from verglas.algorithms.em.mstep import Sums
 from verglas.algorithms.em.residual import add_residuals, lot
 from verglas.algorithms.em.search import Posterior
@@ -71,6 +72,7 @@ def expect_turned(
         The best pose of each view, and the sums; the planes of these are by angular order,
         `[c, m, radius]`, the weights `[c, radius]`, means along rings.
     """
+    turning = to_device(turning, views.device)
     pass_ = TurningPass.make(views, turning)
     sums = _empty_sums(turning, n_groups)
     totals = _Totals.zeros(turning)
@@ -94,18 +96,19 @@ class _Totals:
     @staticmethod
     def zeros(turning: Turning) -> "_Totals":
         shape = len(turning.averages), turning.grid.radius
-        return _Totals(
-            torch.zeros(turning.grid.n_orders, *shape, dtype=torch.complex64), torch.zeros(shape)
-        )
+        weight = torch.zeros(shape, device=turning.averages.device)
+        signal = weight.new_zeros(turning.grid.n_orders, *shape, dtype=torch.complex64)
+        return _Totals(signal, weight)
 
 
 def _empty_sums(turning: Turning, n_groups: int) -> Sums:
     grid, n_classes = turning.grid, len(turning.averages)
-    empty = Sums.zeros(n_classes, n_groups, grid.radius, padding=1, planar=True)
+    device = turning.averages.device
+    empty = Sums.zeros(n_classes, n_groups, grid.radius, padding=1, planar=True, device=device)
     return replace(
         empty,
-        numerator=torch.zeros(n_classes, grid.n_orders, grid.radius, dtype=torch.complex64),
-        denominator=torch.zeros(n_classes, grid.radius),
+        numerator=empty.numerator.new_zeros(n_classes, grid.n_orders, grid.radius),
+        denominator=empty.denominator.new_zeros(n_classes, grid.radius),
     )
 
 
@@ -166,7 +169,7 @@ def _posterior(scores: Tensor, n_families: int) -> Posterior:
     """Normalise log-likelihoods `[b, t, r]`, in place; each family has an equal part."""
     b, t, _ = scores.shape
     best_shift = scores.amax(2).argmax(1)
-    best_row = scores[torch.arange(b), best_shift].argmax(1)
+    best_row = scores[torch.arange(b, device=scores.device), best_shift].argmax(1)
     apart = scores.view(b, t, n_families, -1)
     best = apart.amax((1, 3))
     # the exponential is ten times slower where it underflows
@@ -194,7 +197,7 @@ def _add_planes(
     part = posterior.likelihood * (posterior.norm * turning.n_families)[:, None, None]
     mine = torch.fft.rfft(part.view(b, t, -1, turning.n_psi))
     first = torch.arange(m, dtype=torch.float64) * -math.radians(turning.first_psi_deg)
-    wave = torch.polar(torch.ones_like(first), first).to(torch.complex64)
+    wave = torch.polar(torch.ones_like(first), first).to(mine)
     by_order = (mine[..., :m] * wave).movedim(-1, 0)
     totals.signal.baddbmm_(by_order.flatten(1, 2).transpose(1, 2), orders.flatten(1, 2))
     of_view = by_order[0].sum(1).real
@@ -219,7 +222,7 @@ def _add_numbers(
         add_residuals(views.shifted(turning.shifts_angst[shift]), slices, sums, pass_.window)
     total = (centre[:, None] + turning.shifts_angst).square().sum(-1) / 2
     square = (total * posterior.shift_mass.double()).sum()
-    sums.shift_square_angst2.add_(torch.stack([square, torch.tensor(float(b)).double()]))
+    sums.shift_square_angst2.add_(torch.stack([square, square.new_tensor(b)]))
     sums.evidence_loglik.add_(posterior.evidence_loglik.sum())
 
 
@@ -233,5 +236,5 @@ def _drawn(posterior: Posterior, row_mass: Tensor, uniform: Tensor) -> tuple[Ten
         return index.clamp_max(weight.shape[1] - 1)
 
     row = draw(row_mass, uniform)
-    shifts = posterior.likelihood[torch.arange(len(row)), :, row]
+    shifts = posterior.likelihood[torch.arange(len(row), device=row.device), :, row]
     return row, draw(shifts, (uniform * _LOTS) % 1.0)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from verglas.algorithms.devices import to_device
 from verglas.algorithms.em.noise import NoiseWindow, noise_window
 from verglas.algorithms.views import Views
 from verglas.kernels.disc import HalfDisc, half_disc
@@ -66,7 +67,8 @@ class Turning:
     def psi_deg(self) -> Tensor:
         """`[n_psi]`, float64."""
         n = self.n_psi
-        return self.first_psi_deg + torch.arange(n, dtype=torch.float64) * (360 / n)
+        turn = torch.arange(n, dtype=torch.float64, device=self.shifts_angst.device) * (360 / n)
+        return self.first_psi_deg + turn
 
 
 @dataclass(frozen=True)
@@ -97,12 +99,14 @@ class TurningPass:
 
     @staticmethod
     def make(views: Views, turning: Turning) -> "TurningPass":
-        """Prepare for views of one size.
+        """Prepare for views of one size: on the processor, for wherever they are.
 
         Args:
             views: of the pass, or some of them.
             turning: what they are compared with.
         """
+        there, views_disc = views.device, to_device(views.disc, "cpu")
+        turning = to_device(turning, "cpu")
         grid, averages = turning.grid, turning.averages
         extent = views.disc.box * views.pixel_size_angst
         n = next_fast_size(2 * grid.radius + 6)
@@ -122,7 +126,7 @@ class TurningPass:
         wave = torch.polar(torch.ones_like(turn), turn).to(torch.complex64)
         area = (math.pi * grid.radii_px).float()
         disc = half_disc(n, grid.radius)
-        return TurningPass(
+        made = TurningPass(
             disc=disc,
             mask=soft_circle(n, radius_px, _EDGE_PX),
             waves=waves,
@@ -133,8 +137,9 @@ class TurningPass:
             half_planes=image_to_half_plane(averages, radius=grid.radius, padding=2),
             shells=_shell_orders(disc),
             power=_half_power(found, turning),
-            window=noise_window(views.disc, _noise_radius_px(views, turning)),
+            window=noise_window(views_disc, _noise_radius_px(views, turning)),
         )
+        return to_device(made, there)
 
 
 def _shell_orders(disc: HalfDisc) -> Tensor:

@@ -45,6 +45,7 @@ def _views(
 def _expect(
     rows: pl.DataFrame, task: Task, config: "PlanarConfig", state: "PlanarState"
 ) -> "tuple[pl.DataFrame, Turned, Sums]":
+    from verglas.algorithms.devices import to_device
     from verglas.algorithms.em.planar import planar_turning
     from verglas.algorithms.em.turning import expect_turned
     from verglas.kernels.denormals import denormals_flushed
@@ -56,9 +57,9 @@ def _expect(
             views,
             planar_turning(config, state, half=half),
             n_groups=len(state.noise_power),
-            shifts_angst=shifts,
+            shifts_angst=shifts.to(task.device),
         )
-    return rows, poses, sums
+    return rows, to_device(poses, "cpu"), sums
 
 
 def _shift_rows(rows: pl.DataFrame, poses: "Turned") -> pl.DataFrame:

@@ -106,7 +106,7 @@ def _centre_new(
         radius=config.radius_at(1),
     )
     table = with_shifts(rows, arrays["particle_shift_angst"], new)
-    found = ctx.map(centre, table, chunk=_CHUNK, config=config, state=_put(ctx, ring))
+    found = ctx.map(centre, table, chunk=_CHUNK, gpus=1, config=config, state=_put(ctx, ring))
     place = _store_shifts(rows, arrays["particle_shift_angst"], found)
     arrays["particle_is_centred"][place] = True
 
@@ -249,6 +249,7 @@ def expected(
         expect_classes,
         table,
         chunk=_chunk(table.height, table[HALF].n_unique()),
+        gpus=1,
         by=HALF,
         config=config,
         state=_put(ctx, state),
