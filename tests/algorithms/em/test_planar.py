@@ -7,7 +7,13 @@ import pytest
 import torch
 
 from verglas.algorithms.em.mstep import Sums
-from verglas.algorithms.em.planar import N_CENTRING, PlanarConfig, planar_mask, planar_turning
+from verglas.algorithms.em.planar import (
+    N_CENTRING,
+    PlanarConfig,
+    families_for,
+    planar_mask,
+    planar_turning,
+)
 from verglas.algorithms.em.planar_classes import best_classes, follow_moves, recentre
 from verglas.algorithms.em.planar_final import final_averages
 from verglas.algorithms.em.planar_start import first_planar_state
@@ -203,3 +209,11 @@ def test_a_state_survives_its_arrays():
     again = type(state).from_arrays(state.to_arrays())
     for name, value in vars(state).items():
         torch.testing.assert_close(getattr(again, name), value)
+
+
+def test_weak_particles_form_more_sets_of_classes_within_limits():
+    strong, usual, weak = (families_for(evidence, 16) for evidence in (40.0, 6.0, 0.1))
+    assert strong == 3
+    assert 3 < usual < weak == 8
+    # a hundred classes cost enough as they are
+    assert families_for(0.1, 100) == 3

@@ -23,6 +23,7 @@ __all__ = [
     "N_SETTLING",
     "PlanarConfig",
     "PlanarState",
+    "families_for",
     "log_pose_count",
     "planar_grid",
     "planar_mask",
@@ -36,7 +37,9 @@ N_CENTRING = 4
 N_SETTLING = 3
 """Last iterations, in which classes are neither left out nor moved."""
 
-_FAMILIES = 3  # sets of classes at the start, each of which sorts all particles by itself
+_FEWEST_FAMILIES, _MOST_FAMILIES = 3, 8
+_FAMILIES_EVIDENCE = 32.0  # nats a particle, over the number of families
+_MOST_AVERAGES = 256  # of all families, but for the fewest
 _JOINING = 1 / 4  # of the iterations, in which classes of all families are left out
 _SHARP = 3  # last iterations of families: their classes are compared as they will be
 _NOISE_EVERY = 3  # iterations: it changes little, and is a quarter of the work
@@ -62,6 +65,8 @@ class PlanarConfig:
         tau: trust in the data: multiplies the learnt variance about the radial average.
         shift_range_angst: largest shift searched when centring.
         seed: of everything random.
+        families: sets of classes at the start, each of which sorts all particles by itself; the
+            best classes of all are kept. See `families_for`.
     """
 
     box: int
@@ -75,6 +80,7 @@ class PlanarConfig:
     tau: float = 2.0
     shift_range_angst: float = 15.0
     seed: int = 0
+    families: int = _FEWEST_FAMILIES
 
     @property
     def extent_angst(self) -> float:
@@ -96,7 +102,7 @@ class PlanarConfig:
     @property
     def n_families(self) -> int:
         """Number of sets of classes that form apart."""
-        return _FAMILIES if self.n_classes > 1 else 1
+        return self.families if self.n_classes > 1 else 1
 
     @property
     def joining_iterations(self) -> int:
@@ -140,6 +146,21 @@ class PlanarConfig:
     def n_orders(self) -> int:
         """Angular orders that the particle can have at the first resolution."""
         return max(6, math.ceil(math.pi / 2 * self.diameter_angst / self.start_resolution_angst))
+
+
+def families_for(evidence: float, n_classes: int) -> int:
+    """Choose how many sets of classes form apart: more for weaker particles.
+
+    Weak particles find poor classes as likely as good ones at first, so that sets end in unlike
+    places; strong ones find the same classes every time (docs/benchmarks.md).
+
+    Args:
+        evidence: nats a particle by which the mean of all, turned all round, explains them.
+        n_classes: in each set.
+    """
+    wanted = round(_FAMILIES_EVIDENCE / max(evidence, 1.0))
+    most = min(_MOST_FAMILIES, _MOST_AVERAGES // n_classes)
+    return max(_FEWEST_FAMILIES, min(wanted, most))
 
 
 @dataclass(frozen=True)

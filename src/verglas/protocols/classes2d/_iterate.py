@@ -125,12 +125,22 @@ def iterate(
     Returns:
         Arrays of the last state, and the shifts of the particles.
     """
+    from dataclasses import replace
+
     import numpy as np
 
-    from verglas.algorithms.em.planar import N_CENTRING, PlanarState
+    from verglas.algorithms.em.planar import N_CENTRING, PlanarState, families_for
     from verglas.algorithms.em.planar_start import first_planar_state
 
     def step(before: State, iteration: int) -> State:
+        state = PlanarState.from_arrays(before)
+        families = int(before["n_families"])
+        if iteration == N_CENTRING:
+            families = families_for(state.evidence_loglik, config.n_classes)
+            ctx.log.info("%d sets of classes form apart", families)
+        return step_of(replace(config, families=families), before, iteration)
+
+    def step_of(config: "PlanarConfig", before: State, iteration: int) -> State:
         arrays: dict[str, Any] = {
             name: value.copy() if isinstance(value, np.ndarray) else value
             for name, value in before.items()
@@ -149,13 +159,14 @@ def iterate(
             arrays["particle_is_centred"][part] = True
         resolution = config.extent_angst / state.radius
         ctx.progress(iteration + 1, config.n_iterations, f"{resolution:.0f} Å")
-        return arrays | state.to_arrays()
+        return arrays | state.to_arrays() | {"n_families": config.families}
 
     first = first_planar_state(config, noise).to_arrays() | {
         "particle_shift_angst": _first_shifts(rows),
         "particle_is_centred": np.zeros(rows.height, dtype=bool),
         "ring": np.zeros(1),
         "takes_turns": False,
+        "n_families": config.families,
     }
     return ctx.iterate(step, first, until=lambda s: int(s["iteration"]) >= config.n_iterations)
 

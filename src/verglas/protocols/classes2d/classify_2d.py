@@ -160,7 +160,7 @@ def _particles(ctx: Context, inputs: Inputs, poses: pl.DataFrame) -> DataSet:
 
 @protocol(
     _ID,
-    version=7,
+    version=8,
     label="Classify in 2D",
     citations=(
         "Scheres 2012, doi:10.1016/j.jmb.2011.11.010",
