@@ -212,6 +212,13 @@ def test_refinement_ends_when_nothing_improves_or_at_the_limit():
     assert finished(CONFIG, dataclasses.replace(at(10), iteration=CONFIG.max_iterations))
 
 
+def test_refinement_waits_once_more_while_particles_jump():
+    once, twice = (dataclasses.replace(at(10, stalled=n), iteration=6) for n in (1, 2))
+    assert finished(CONFIG, dataclasses.replace(once, jumped=0.01))
+    assert not finished(CONFIG, dataclasses.replace(once, jumped=0.1))
+    assert finished(CONFIG, dataclasses.replace(twice, jumped=0.1))
+
+
 def test_state_survives_as_plain_arrays(start):
     arrays = {name: np.asarray(value) for name, value in start.to_arrays().items()}
     back = RefineState.from_arrays(arrays)

@@ -24,6 +24,7 @@ __all__ = [
 
 _JUMP_DEG = 7.5
 _FEWEST_ITERATIONS = 5
+_STILL = 0.02  # share of the particles that jump
 _WHOLE = ("radius", "shell", "iteration", "stalled", "n_polished", "width")
 _NUMBERS = ("step_deg", "effective_cells", "shift_prior_angst", "jumped")
 
@@ -111,6 +112,10 @@ def jumped_share(config: RefineConfig, before: Tensor, after: Tensor) -> float:
 
 
 def finished(config: RefineConfig, state: RefineState) -> bool:
-    """Tell whether the refinement should stop: no gain, or too many iterations."""
-    settled = state.stalled >= 1 and state.iteration >= _FEWEST_ITERATIONS
+    """Tell whether the refinement should stop: no gain, or too many iterations.
+
+    While particles still jump, one iteration without gain is not yet the end.
+    """
+    patience = 1 if state.jumped < _STILL else 2
+    settled = state.stalled >= patience and state.iteration >= _FEWEST_ITERATIONS
     return settled or state.iteration >= config.max_iterations

@@ -145,7 +145,7 @@ def _check_memory(ctx: Context, config: "RefineConfig") -> None:
 
 @protocol(
     _ID,
-    version=4,
+    version=5,
     label="Refine a map",
     citations=(
         "10.1016/j.jsb.2012.09.006",
